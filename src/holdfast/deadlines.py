@@ -1,0 +1,78 @@
+"""A point in time that work must not outlive, and the one that surrounds the running code.
+
+A deadline is a point and not a length, so it can be handed from function to function, task to task and service to
+service without anybody adding up. Nested ones only shrink: the tightest that applies is the ambient one, kept in a
+context variable, which tasks and `asyncio.to_thread` inherit by themselves.
+
+This file reads no clock: `now` is given, in seconds of the clock that made the deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+from holdfast.errors import DeadlineExceeded
+
+
+class Deadline:
+    """A point in time, who set it, and what it is nested in.
+
+    Args:
+        at: monotonic seconds.
+        budget: the seconds that were given.
+        policy: the name of the policy that set it, None for a block.
+        parent: the ambient deadline around it.
+        what: "deadline", "attempt timeout" or "shield".
+        attempt: the attempt that it bounds, 0 for none.
+    """
+
+    __slots__ = ("at", "attempt", "budget", "parent", "policy", "what")
+
+    def __init__(
+        self,
+        at: float,
+        budget: float,
+        policy: str | None = None,
+        parent: Deadline | None = None,
+        what: str = "deadline",
+        attempt: int = 0,
+    ) -> None:
+        self.at = at
+        self.budget = budget
+        self.policy = policy
+        self.parent = parent
+        self.what = what
+        self.attempt = attempt
+
+    def remaining(self, now: float) -> float:
+        """Seconds left, never below 0."""
+        return max(0.0, self.at - now)
+
+    def tighten(self, at: float) -> float:
+        """The earlier of `at` and this deadline."""
+        return min(at, self.at)
+
+    def exceeded(self, now: float, *, started: bool = True, attempt: int = 0) -> DeadlineExceeded:
+        """The error that says so; to be raised by the caller."""
+        elapsed = now - self.at + self.budget
+        error = DeadlineExceeded(self.policy, self.budget, elapsed, started, attempt or self.attempt, self.what)
+        error._source = self
+        return error
+
+    def around(self) -> Iterator[Deadline]:
+        """This deadline, then each that it is nested in, innermost first."""
+        link: Deadline | None = self
+        while link is not None:
+            yield link
+            link = link.parent
+
+    def encloses(self, error: DeadlineExceeded) -> bool:
+        """Whether `error` says that this deadline, or one around it, has passed."""
+        return error._source is not None and any(link is error._source for link in self.around())
+
+    def __repr__(self) -> str:
+        return f"<{self.what} of {self.budget:.3g} s{' of ' + self.policy if self.policy else ''}>"
+
+
+ambient: ContextVar[Deadline | None] = ContextVar("holdfast.deadline", default=None)

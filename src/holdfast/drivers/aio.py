@@ -1,0 +1,266 @@
+"""The driver for async code: steps are done by awaiting. What differs between asyncio and trio is in `backends`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import Token
+from inspect import isawaitable
+from types import CoroutineType, TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from holdfast import events
+from holdfast.deadlines import Deadline, ambient
+from holdfast.drivers.backends import Backend, Cutoff, backend
+from holdfast.drivers.clock import Clock, current
+from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def wrap(plan: Plan, fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """The async `fn` behind the policy, with its name, its documentation and its signature."""
+    if plan.light:
+        return _wrap_light(plan, fn)
+
+    @functools.wraps(fn)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await run(plan, fn, args, kwargs)
+
+    return guarded
+
+
+def _wrap_light(plan: Plan, fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    @functools.wraps(fn)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        if events.listeners is not None:
+            return await run(plan, fn, args, kwargs)
+        try:
+            return await fn(*args, **kwargs)
+        except Exception as error:
+            if plan.retry is None:
+                raise
+            failure = error
+        return await _rescue(plan, fn, args, kwargs, failure)
+
+    return guarded
+
+
+async def run(plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    """Call the async `fn` through the policy."""
+    if plan.layered:
+        return await _run_layered(plan, fn, args, kwargs)
+    clock = current.get()
+    now = clock.now()
+    return await _attempt(plan, Call(plan, now, ambient.get()), clock, now, fn, args, kwargs)
+
+
+async def _attempt(
+    plan: Plan,
+    call: Call,
+    clock: Clock,
+    now: float,
+    fn: Callable[..., Awaitable[R]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> R:
+    loop = backend()
+    try:
+        while True:
+            step = call.admit(now)
+            while step is not None:
+                step = await _do(call, step, loop, clock)
+            limit = call.limit
+            token = ambient.set(limit)
+            try:
+                if limit is None:
+                    result = await _awaitable(fn, fn(*args, **kwargs))
+                else:
+                    with loop.cutoff(limit, clock):
+                        result = await _awaitable(fn, fn(*args, **kwargs))
+            except BaseException as error:
+                delay = call.failed(error, clock.now())
+                if delay is None:
+                    raise
+            else:
+                if not plan.judges:
+                    call.succeeded(clock.now())
+                    return result
+                delay = call.returned(result, clock.now())
+                if delay is None:
+                    return result
+            finally:
+                ambient.reset(token)
+            await _pause(call, delay, loop)
+            now = clock.now()
+    except BaseException:
+        call.abandon(clock.now())
+        raise
+    finally:
+        if call.news:
+            call.tell()
+
+
+async def _rescue(
+    plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any], failure: Exception
+) -> R:
+    clock = current.get()
+    call = Call(plan, clock.now(), ambient.get())
+    delay = call.began_with(failure, clock.now())
+    if delay is None:
+        raise failure
+    await _pause(call, delay, backend())
+    return await _attempt(plan, call, clock, clock.now(), fn, args, kwargs)
+
+
+async def _pause(call: Call, delay: float, loop: Backend) -> None:
+    if call.news:
+        call.tell()
+    if delay > 0:
+        await loop.sleep(delay)
+
+
+def _awaitable(fn: Callable[..., object], result: Awaitable[R]) -> Awaitable[R]:
+    # A coroutine is by far the usual case, and asking about it is cheap.
+    if result.__class__ is CoroutineType or isawaitable(result):
+        return result
+    name = getattr(fn, "__qualname__", repr(fn))
+    raise TypeError(f"{name} returned {type(result).__name__} to an async call, nothing to await; use `policy.call(...)`")
+
+
+async def _do(call: Call, step: Step, loop: Backend, clock: Clock) -> Step | None:
+    if isinstance(step, Sleep):
+        await loop.sleep(step.seconds)
+    elif isinstance(step, Queue):
+        await loop.wait(step.ticket, step.until - clock.now())
+    else:
+        call.checked(await _is_healthy(call, step.config.health_check, loop, clock), clock.now())
+        return None
+    return call.resume(clock.now())
+
+
+async def _is_healthy(call: Call, check: Callable[[], object] | None, loop: Backend, clock: Clock) -> bool:
+    if check is None:
+        return True
+    token = ambient.set(call.limit)
+    try:
+        with loop.cutoff(call.limit, clock):
+            healthy = check()
+            return bool(await healthy if isawaitable(healthy) else healthy)
+    except Exception:
+        return False
+    finally:
+        ambient.reset(token)
+
+
+# Fallback and hedge surround whole calls.
+
+
+async def _run_layered(plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    outer = ambient.get()
+    try:
+        if plan.hedge is not None:
+            return await _run_race(plan, outer, fn, args, kwargs)
+        clock = current.get()
+        now = clock.now()
+        return await _attempt(plan, Call(plan, now, outer), clock, now, fn, args, kwargs)
+    except Exception as error:
+        fallback = falls_back(plan, error, outer)
+        if fallback is None:
+            raise
+        answer = fallback.answer(error)
+        return cast(R, await answer if isawaitable(answer) else answer)
+
+
+async def _run_race(
+    plan: Plan, outer: Deadline | None, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> R:
+    clock, loop = current.get(), backend()
+    race = Race(plan, clock.now(), outer)
+    inner = cast(Plan, plan.inner)
+    token = ambient.set(race.deadline)
+    try:
+        with loop.cutoff(race.deadline, clock):
+            return await loop.race(race, clock, lambda: run(inner, fn, args, kwargs))
+    finally:
+        ambient.reset(token)
+        if race.news:
+            events.publish(race.news)
+
+
+class Block:
+    """One attempt as an `async with` block."""
+
+    __slots__ = ("_call", "_clock", "_cutoff", "_loop", "_token", "delay", "entered")
+
+    def __init__(self, plan: Plan) -> None:
+        self._clock = current.get()
+        self._loop = backend()
+        self._call = Call(plan, self._clock.now(), ambient.get())
+        self._token: Token[Deadline | None] | None = None
+        self._cutoff: Cutoff | None = None
+        self.entered = False
+        self.delay: float | None = None  # seconds until the next attempt; None where there is none
+
+    @property
+    def number(self) -> int:
+        """Which attempt this is, from 1."""
+        return self._call.attempt
+
+    async def __aenter__(self) -> Self:
+        call, clock = self._call, self._clock
+        self.entered = True
+        self.delay = None
+        try:
+            step = call.admit(clock.now())
+            while step is not None:
+                step = await _do(call, step, self._loop, clock)
+        except BaseException:
+            call.abandon(clock.now())
+            call.tell()
+            raise
+        self._token = ambient.set(call.limit)
+        self._cutoff = self._loop.cutoff(call.limit, clock)
+        self._cutoff.__enter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        ambient.reset(cast("Token[Deadline | None]", self._token))
+        cut: BaseException | None = None
+        try:
+            cast(Cutoff, self._cutoff).__exit__(kind, error, trace)
+        except BaseException as exceeded:
+            error = cut = exceeded
+        now = self._clock.now()
+        if error is None:
+            self._call.succeeded(now)
+        else:
+            self.delay = self._call.failed(error, now)
+        self._call.tell()
+        if cut is not None and self.delay is None:
+            raise cut
+        return self.delay is not None
+
+    async def pause(self) -> None:
+        """Wait until the next attempt is due."""
+        if self.delay:
+            await self._loop.sleep(self.delay)
+
+
+async def attempts(plan: Plan) -> AsyncIterator[Block]:
+    """The attempts of one call, each to be made in its `async with` block."""
+    block = Block(plan)
+    while True:
+        block.entered = False
+        yield block
+        if not block.entered:
+            raise RuntimeError(f"{plan.name}: each attempt is made in its block: `async for ...: async with attempt: ...`")
+        if block.delay is None:
+            return
+        await block.pause()

@@ -1,0 +1,243 @@
+"""asyncio under the async driver.
+
+`asyncio.timeout` costs a timer of the loop per block. Here all blocks of a loop share one: their ends stand in a heap, and the timer
+is set for the first. Deadlines are usually constant, so they come in the order in which they end, and the timer is set anew only when it rings.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import inf
+from types import TracebackType
+from typing import Any, TypeVar
+
+from holdfast.deadlines import Deadline
+from holdfast.drivers.clock import Clock
+from holdfast.flow import Race
+from holdfast.policies.places import Ticket
+
+R = TypeVar("R")
+
+# Ended blocks stay in the heap until they come up; when they are this many and the most of it, it is swept.
+_SWEEP = 1000
+
+# A loop rings up to its clock's resolution early; an end this near has come.
+_EARLY = 0.0005
+
+
+class _Loop:
+    """One event loop: its cut-offs, soonest first."""
+
+    __slots__ = ("__weakref__", "_heap", "_live", "_loop", "_order", "_rings_at", "shields")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._heap: list[tuple[float, int, _Cutoff]] = []
+        self._live = 0
+        self._order = count()
+        self._rings_at = inf
+        self.shields: dict[asyncio.Task[Any], _Shield] = {}  # the innermost shield of each task that is in one
+
+    # What the driver calls.
+
+    def cutoff(self, limit: Deadline | None, clock: Clock) -> _Cutoff:
+        """See `Backend.cutoff`."""
+        return _Cutoff(self, limit, clock)
+
+    def shield(self) -> _Shield:
+        """See `Backend.shield`."""
+        return _Shield(self)
+
+    async def sleep(self, seconds: float) -> None:
+        """See `Backend.sleep`."""
+        await asyncio.sleep(seconds)
+
+    async def wait(self, ticket: Ticket, seconds: float) -> None:
+        """See `Backend.wait`."""
+        loop = asyncio.get_running_loop()
+        woken = loop.create_future()
+
+        def wake() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        # The place may be freed in another thread, or in another loop.
+        ticket.wake = lambda: loop.call_soon_threadsafe(wake)
+        if ticket.permit:
+            return
+        timer = loop.call_later(seconds, wake)
+        try:
+            await woken
+        finally:
+            timer.cancel()
+
+    async def race(self, race: Race, clock: Clock, start: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        """See `Backend.race`."""
+        began: dict[asyncio.Task[R], float] = {asyncio.create_task(start()): clock.now()}
+        try:
+            while True:
+                patience = race.patience(clock.now())
+                done, _ = await asyncio.wait(began, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                now = clock.now()
+                if not done:
+                    if patience is not None and race.rival(patience, now):
+                        began[asyncio.create_task(start())] = now
+                    continue
+                for task in done:
+                    error = asyncio.CancelledError() if task.cancelled() else task.exception()
+                    if race.ended(error, now - began.pop(task), now):
+                        return task.result()
+        finally:
+            now = clock.now()
+            for task, since in began.items():
+                task.cancel()
+                race.lost(now - since, now)
+            if began:
+                await asyncio.gather(*began, return_exceptions=True)
+
+    # What the cut-offs call.
+
+    def add(self, at: float, cutoff: _Cutoff, clock: Clock) -> None:
+        """Let `cutoff` ring at this time of `clock`."""
+        self._live += 1
+        heappush(self._heap, (at, next(self._order), cutoff))
+        if at < self._rings_at:
+            self._set(at, clock)
+
+    def drop(self) -> None:
+        """A cut-off has ended."""
+        self._live -= 1
+        if not self._live:
+            self._heap.clear()
+        elif len(self._heap) > _SWEEP and len(self._heap) > 2 * self._live:
+            self._heap[:] = [entry for entry in self._heap if entry[2].waits]
+            heapify(self._heap)
+
+    def _set(self, at: float, clock: Clock) -> None:
+        loop = self._loop()
+        if loop is not None:
+            self._rings_at = at
+            loop.call_later(max(0.0, at - clock.now()), self._ring, at, clock)
+
+    def _ring(self, at: float, clock: Clock) -> None:
+        if at != self._rings_at:
+            return  # an earlier one was set meanwhile, and goes on from there
+        self._rings_at = inf
+        heap = self._heap
+        now = clock.now() + _EARLY
+        while heap and (heap[0][0] <= now or not heap[0][2].waits):
+            cutoff = heappop(heap)[2]
+            if cutoff.waits:
+                cutoff.fire()
+        if heap:
+            self._set(heap[0][0], clock)
+
+
+class _Cutoff:
+    """See `Cutoff`."""
+
+    __slots__ = ("_cancels", "_clock", "_fired", "_limit", "_loop", "_shield", "_task")
+
+    def __init__(self, loop: _Loop, limit: Deadline | None, clock: Clock) -> None:
+        self._loop = loop
+        self._limit = limit
+        self._clock = clock
+        self._fired = False
+        self._cancels = 0
+        self._shield: _Shield | None = None  # the one around this block
+        self._task: asyncio.Task[Any] | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether its block still runs."""
+        return self._task is not None
+
+    def __enter__(self) -> None:
+        limit = self._limit
+        if limit is None:
+            return
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a deadline in async code needs a task to cancel")
+        self._task = task
+        self._cancels = task.cancelling()
+        if self._loop.shields:
+            self._shield = self._loop.shields.get(task)
+        self._loop.add(limit.at, self, self._clock)
+
+    def fire(self) -> None:
+        """The time is up: cancel the task, at once or when the shield that it is in has ended."""
+        task = self._task
+        if task is None or self._fired:
+            return
+        shield = self._loop.shields.get(task)
+        if shield is not self._shield and shield is not None:
+            shield.held.append(self)
+        else:
+            self._fired = True
+            task.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        task, limit = self._task, self._limit
+        if task is None or limit is None:
+            return
+        self._task = None
+        self._loop.drop()
+        # Whoever else cancelled the task as well is not to be robbed of it: only our own cancellation becomes an error.
+        if self._fired and task.uncancel() <= self._cancels and isinstance(error, asyncio.CancelledError):
+            raise limit.exceeded(self._clock.now()) from error
+
+
+class _Shield:
+    """Holds off the cut-offs of its task that began before it."""
+
+    __slots__ = ("_loop", "_outer", "_task", "held")
+
+    def __init__(self, loop: _Loop) -> None:
+        self._loop = loop
+        self._outer: _Shield | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self.held: list[_Cutoff] = []
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        if self._task is not None:
+            self._outer = self._loop.shields.get(self._task)
+            self._loop.shields[self._task] = self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._task is None:
+            return
+        if self._outer is None:
+            del self._loop.shields[self._task]
+        else:
+            self._loop.shields[self._task] = self._outer
+        for cutoff in self.held:
+            cutoff.fire()
+
+
+_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
+
+
+class _Running(threading.local):
+    loop: asyncio.AbstractEventLoop | None = None
+    state: _Loop | None = None
+
+
+_running = _Running()
+
+
+def for_loop(loop: asyncio.AbstractEventLoop) -> _Loop:
+    """The state of this loop, which is running in this thread."""
+    state = _running.state
+    if state is None or _running.loop is not loop:
+        state = _loops.get(loop)
+        if state is None:
+            state = _loops[loop] = _Loop(loop)
+        _running.loop, _running.state = loop, state
+    return state

@@ -1,0 +1,128 @@
+"""Stop blocking code at its deadline, whatever it does: SIGALRM in the main thread.
+
+The signal's handler runs between two bytecodes of whatever the main thread is doing. It raises only into code of the user: while
+a policy does its bookkeeping, or a shield is up, it comes again a little later. One timer serves all nested interrupts; a timer and a
+handler that the program had set before are kept, and go on.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from holdfast.deadlines import Deadline, ambient
+from holdfast.drivers import clock
+
+# Code that swallows the error is interrupted again; clean-up has this long, or a shield.
+_AGAIN = 1.0
+# How soon to look again where raising would have torn the bookkeeping of a policy.
+_SOON = 0.001
+_PACKAGE = __name__.split(".")[0]
+
+_active: list[Interrupt] = []
+
+
+class Interrupt:
+    """Raises DeadlineExceeded in the main thread while it is started and its deadline has passed.
+
+    Raises:
+        RuntimeError: this is not the main thread, or the system has no interval timers.
+    """
+
+    def __init__(self) -> None:
+        if not hasattr(signal, "setitimer"):
+            raise RuntimeError("deadline(interrupt=True) needs signal.setitimer, which this system does not have")
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("deadline(interrupt=True) works in the main thread only: signals arrive there")
+        self.limit: Deadline | None = None
+        self.due = 0.0
+        self._handler: Callable[[int, FrameType | None], Any] | int | None = None
+        self._theirs: tuple[float, float] = (0.0, 0.0)
+        self._began = 0.0
+
+    def start(self, limit: Deadline) -> None:
+        """Interrupt at this deadline."""
+        self.limit = limit
+        self.due = limit.at
+        _active.append(self)
+        if len(_active) == 1:
+            self._began = time.monotonic()
+            self._handler = signal.signal(signal.SIGALRM, _ring)
+            self._theirs = signal.getitimer(signal.ITIMER_REAL)
+        _set()
+
+    def stop(self) -> None:
+        """End it, and give the signal back if no other interrupt is active."""
+        if self not in _active:
+            return
+        _active.remove(self)
+        if _active:
+            if self._handler is not None:  # the first one holds what was there before; pass it on
+                heir = _active[0]
+                heir._handler, heir._theirs, heir._began = self._handler, self._theirs, self._began
+            _set()
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if self._handler is not None:
+            signal.signal(signal.SIGALRM, self._handler)
+        delay, interval = self._theirs
+        if delay:
+            # A timer of the program that came due meanwhile rings now: late, but not lost.
+            signal.setitimer(signal.ITIMER_REAL, max(_SOON, delay - (time.monotonic() - self._began)), interval)
+
+
+def _set() -> None:
+    first = min(interrupt.due for interrupt in _active)
+    signal.setitimer(signal.ITIMER_REAL, max(_SOON, first - clock.now()))
+
+
+def _ring(number: int, frame: FrameType | None) -> None:
+    now = clock.now()
+    due = [interrupt for interrupt in _active if interrupt.due <= now]
+    if not due:
+        if _active:
+            _set()
+        return
+    shielded_until = _shielded_until(due[-1])
+    if shielded_until is not None or not _in_users_code(frame):
+        for interrupt in due:
+            interrupt.due = max(now + _SOON, shielded_until or 0.0)
+        _set()
+        return
+    # The outermost that is due says most: the inner ones are over with it.
+    limit = due[0].limit
+    for interrupt in due:
+        interrupt.due = now + _AGAIN
+    _set()
+    if limit is not None:
+        raise limit.exceeded(now)
+
+
+def _shielded_until(interrupt: Interrupt) -> float | None:
+    inside = ambient.get()
+    for link in inside.around() if inside is not None else ():
+        if link is interrupt.limit:
+            return None
+        if link.what == "shield":
+            return link.at
+    return None
+
+
+def _in_users_code(frame: FrameType | None) -> bool:
+    """Whether raising here hits the user's code: the nearest frame of this package must be one that calls it."""
+    innermost = True
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.split(".")[0] == _PACKAGE:
+            return not innermost and frame.f_code.co_name in _CALLS_USER
+        innermost = False
+        frame = frame.f_back
+    return True
+
+
+# The functions of the drivers that call what the user gave; everything else of this package is bookkeeping.
+_CALLS_USER = frozenset({"_attempt", "guarded", "carried"})

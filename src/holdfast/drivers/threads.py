@@ -1,0 +1,280 @@
+"""The driver for blocking code: steps are done by blocking the calling thread. It starts no threads."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from contextvars import Token
+from threading import Lock
+from types import CoroutineType, TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from holdfast import events
+from holdfast.deadlines import Deadline, ambient
+from holdfast.drivers.clock import Clock, current
+from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def wrap(plan: Plan, fn: Callable[P, R]) -> Callable[P, R]:
+    """`fn` behind the policy, with its name, its documentation and its signature."""
+    if plan.light:
+        return _wrap_light(plan, fn)
+
+    @functools.wraps(fn)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        return run(plan, fn, args, kwargs)
+
+    return guarded
+
+
+def _wrap_light(plan: Plan, fn: Callable[P, R]) -> Callable[P, R]:
+    # Nothing is to be asked before the first failure, so nothing is built before it.
+    @functools.wraps(fn)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        if events.listeners is not None:
+            return run(plan, fn, args, kwargs)
+        try:
+            result = fn(*args, **kwargs)
+            # type(result) would be more usual, and is what costs the most here.
+            if result.__class__ is not CoroutineType:
+                return result
+        except Exception as error:
+            if plan.retry is None:
+                raise
+            failure = error
+        else:
+            raise _refuse_coroutine(fn, result)
+        return _rescue(plan, fn, args, kwargs, failure)
+
+    return guarded
+
+
+def run(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    """Call `fn` through the policy."""
+    if plan.layered:
+        return _run_layered(plan, fn, args, kwargs)
+    clock = current.get()
+    now = clock.now()
+    return _attempt(plan, Call(plan, now, ambient.get()), clock, now, fn, args, kwargs)
+
+
+def _attempt(
+    plan: Plan, call: Call, clock: Clock, now: float, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> R:
+    try:
+        while True:
+            step = call.admit(now)
+            while step is not None:
+                step = _do(call, step, clock)
+            token = ambient.set(call.limit)
+            try:
+                result = fn(*args, **kwargs)
+            except BaseException as error:
+                delay = call.failed(error, clock.now())
+                if delay is None:
+                    raise
+            else:
+                if result.__class__ is CoroutineType:
+                    raise _refuse_coroutine(fn, result)
+                if not plan.judges:
+                    call.succeeded(clock.now())
+                    return result
+                delay = call.returned(result, clock.now())
+                if delay is None:
+                    return result
+            finally:
+                ambient.reset(token)
+            _pause(call, delay, clock)
+            now = clock.now()
+    except BaseException:
+        call.abandon(clock.now())
+        raise
+    finally:
+        if call.news:
+            call.tell()
+
+
+def _rescue(
+    plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], failure: Exception
+) -> R:
+    clock = current.get()
+    call = Call(plan, clock.now(), ambient.get())
+    delay = call.began_with(failure, clock.now())
+    if delay is None:
+        raise failure
+    _pause(call, delay, clock)
+    return _attempt(plan, call, clock, clock.now(), fn, args, kwargs)
+
+
+def _pause(call: Call, delay: float, clock: Clock) -> None:
+    if call.news:
+        call.tell()
+    if delay > 0:  # a sleep of zero costs 80 us of timer slack
+        clock.sleep(delay)
+
+
+def _do(call: Call, step: Step, clock: Clock) -> Step | None:
+    if isinstance(step, Sleep):
+        clock.sleep(step.seconds)
+    elif isinstance(step, Queue):
+        woken = Lock()
+        woken.acquire()
+        step.ticket.wake = woken.release
+        if not step.ticket.permit:
+            clock.wait(woken, step.until - clock.now())
+    else:
+        call.checked(_is_healthy(call, step.config.health_check), clock.now())
+        return None
+    return call.resume(clock.now())
+
+
+def _is_healthy(call: Call, check: Callable[[], object] | None) -> bool:
+    token = ambient.set(call.limit)
+    try:
+        healthy = check() if check is not None else True
+    except Exception:
+        return False
+    finally:
+        ambient.reset(token)
+    if healthy.__class__ is CoroutineType:
+        raise _refuse_coroutine(cast("Callable[..., object]", check), healthy)
+    return bool(healthy)
+
+
+def _refuse_coroutine(fn: Callable[..., object], result: object) -> TypeError:
+    cast("CoroutineType[Any, Any, Any]", result).close()
+    name = getattr(fn, "__qualname__", repr(fn))
+    return TypeError(f"{name} returned a coroutine to a blocking call; use `await policy.acall(...)`, or decorate an `async def`")
+
+
+# Fallback and hedge surround whole calls.
+
+
+def _run_layered(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    outer = ambient.get()
+    try:
+        if plan.hedge is not None:
+            return _run_race(plan, outer, fn, args, kwargs)
+        clock = current.get()
+        now = clock.now()
+        return _attempt(plan, Call(plan, now, outer), clock, now, fn, args, kwargs)
+    except Exception as error:
+        fallback = falls_back(plan, error, outer)
+        if fallback is None:
+            raise
+        answer = fallback.answer(error)
+        if answer.__class__ is CoroutineType:
+            raise _refuse_coroutine(cast("Callable[..., object]", fallback.call), answer) from error
+        return cast(R, answer)
+
+
+def _run_race(
+    plan: Plan, outer: Deadline | None, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> R:
+    executor = plan.hedge.executor if plan.hedge is not None else None
+    if executor is None or plan.inner is None:
+        raise TypeError(f"{plan.name}: hedging a blocking call needs threads to run in; give Hedge(executor=...)")
+    clock = current.get()
+    race = Race(plan, clock.now(), outer)
+    began: dict[concurrent.futures.Future[R], float] = {}
+
+    def start() -> None:
+        context = contextvars.copy_context()
+        context.run(ambient.set, race.deadline)
+        began[executor.submit(context.run, run, plan.inner, fn, args, kwargs)] = clock.now()
+
+    try:
+        start()
+        while True:
+            now = clock.now()
+            patience = race.patience(now)
+            left = None if race.deadline is None else race.deadline.remaining(now)
+            done, _ = concurrent.futures.wait(
+                began, left if patience is None else patience, concurrent.futures.FIRST_COMPLETED
+            )
+            now = clock.now()
+            if not done:
+                if patience is None:
+                    raise cast(Deadline, race.deadline).exceeded(now)
+                if race.rival(patience, now):
+                    start()
+                continue
+            for future in done:
+                if race.ended(future.exception(), now - began.pop(future), now):
+                    return future.result()
+    finally:
+        now = clock.now()
+        for future, since in began.items():
+            future.cancel()
+            race.lost(now - since, now)
+        if race.news:
+            events.publish(race.news)
+
+
+class Block:
+    """One attempt as a `with` block."""
+
+    __slots__ = ("_call", "_clock", "_token", "delay", "entered")
+
+    def __init__(self, plan: Plan) -> None:
+        self._clock = current.get()
+        self._call = Call(plan, self._clock.now(), ambient.get())
+        self._token: Token[Deadline | None] | None = None
+        self.entered = False
+        self.delay: float | None = None  # seconds until the next attempt; None where there is none
+
+    @property
+    def number(self) -> int:
+        """Which attempt this is, from 1."""
+        return self._call.attempt
+
+    def __enter__(self) -> Self:
+        call, clock = self._call, self._clock
+        self.entered = True
+        self.delay = None
+        try:
+            step = call.admit(clock.now())
+            while step is not None:
+                step = _do(call, step, clock)
+        except BaseException:
+            call.abandon(clock.now())
+            call.tell()
+            raise
+        self._token = ambient.set(call.limit)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        ambient.reset(cast("Token[Deadline | None]", self._token))
+        now = self._clock.now()
+        if error is None:
+            self._call.succeeded(now)
+        else:
+            self.delay = self._call.failed(error, now)
+        self._call.tell()
+        return self.delay is not None
+
+    def pause(self) -> None:
+        """Wait until the next attempt is due."""
+        if self.delay:
+            self._clock.sleep(self.delay)
+
+
+def attempts(plan: Plan) -> Iterator[Block]:
+    """The attempts of one call, each to be made in its `with` block."""
+    block = Block(plan)
+    while True:
+        block.entered = False
+        yield block
+        if not block.entered:
+            raise RuntimeError(f"{plan.name}: each attempt is made in its block: `for attempt in ...: with attempt: ...`")
+        if block.delay is None:
+            return
+        block.pause()

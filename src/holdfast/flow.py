@@ -1,0 +1,487 @@
+"""The one place where policies are combined.
+
+A `Call` is one guarded call. It decides and never waits: a driver asks it for the next step, does what it says, and tells
+it what came of it. The three drivers (threads, asyncio and trio, virtual time) are the same few lines around the same object:
+
+    call = Call(plan, now, outer)
+    while True:
+        step = call.admit(now)             # raises what refuses; or names something to wait for first
+        while step is not None:
+            ...do the step...
+            step = call.resume(now)
+        ...make the attempt under call.limit...
+        delay = call.succeeded(now) | call.unwanted(result, now) | call.failed(error, now)
+        if delay is None: return the result, or raise the error
+        ...sleep for the delay...
+
+Order, outermost first: fallback, deadline, retry or hedge, breaker, rate limit, limit, attempt timeout, the call. Fallback and hedge
+surround whole calls, so drivers nest them around this loop.
+
+Whatever way an attempt ends, what it held is given back exactly once: by `_settle`, or by `abandon` when a driver is
+interrupted between the steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from random import Random
+from typing import TypeAlias, cast
+
+from holdfast import events
+from holdfast.deadlines import Deadline
+from holdfast.errors import BreakerOpen, BulkheadFull, DeadlineExceeded, Rejected
+from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict, deadline_behind, matches
+from holdfast.policies.adaptive import Adaptive
+from holdfast.policies.breaker import Breaker, Circuit
+from holdfast.policies.budget import Budget
+from holdfast.policies.fallback import Fallback
+from holdfast.policies.hedge import Hedge, Patience
+from holdfast.policies.places import Places, Ticket
+from holdfast.policies.ratelimit import Pacer
+from holdfast.policies.retry import Recovery, Retry
+
+# Timers and schedulers are late by about a millisecond; only what is later than this ran on because nothing stopped it.
+OUTRUN_GRACE = 0.01
+
+
+@dataclass(slots=True)
+class Plan:
+    """A policy, ready to run: its configuration and its living parts. Made once by `Policy`."""
+
+    name: str
+    rng: Random
+    deadline: float | None = None
+    attempt_timeout: float | None = None
+    retry: Retry | None = None
+    hedge: Hedge | None = None
+    patience: Patience | None = None
+    fallback: Fallback | None = None
+    circuit: Circuit | None = None
+    pacer: Pacer | None = None
+    places: Places | None = None
+    adaptive: Adaptive | None = None
+    wait: float = 0.0
+    budget: Budget | None = None
+    inner: Plan | None = None  # with a hedge: what each of its attempts runs through
+
+    raced: bool = False  # it is such an inside, and the deadline around it is the policy's own
+    layered: bool = field(init=False)  # a fallback or a hedge surrounds the calls
+    judges: bool = field(init=False)  # results are looked at
+    light: bool = field(init=False)  # a call has nothing to ask before its first failure
+
+    def __post_init__(self) -> None:
+        self.layered = self.fallback is not None or self.hedge is not None
+        self.judges = (self.retry is not None and self.retry.on_result is not None) or (
+            self.circuit is not None and self.circuit.config.on_result is not None
+        )
+        asks = (self.deadline, self.attempt_timeout, self.circuit, self.pacer, self.places, self.budget)
+        self.light = all(part is None for part in asks) and not self.layered and not self.judges
+
+
+class Sleep:
+    """Step: wait this many seconds (for the rate limit)."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
+class Queue:
+    """Step: wait until the ticket is served, at most until this moment."""
+
+    __slots__ = ("ticket", "until")
+
+    def __init__(self, ticket: Ticket, until: float) -> None:
+        self.ticket = ticket
+        self.until = until
+
+
+class HealthCheck:
+    """Step: run the breaker's health check under `call.limit`, and tell `call.checked` whether it was good."""
+
+    __slots__ = ("config",)
+
+    def __init__(self, config: Breaker) -> None:
+        self.config = config
+
+
+Step: TypeAlias = Sleep | Queue | HealthCheck
+
+
+class Call:
+    """One guarded call, over all its attempts.
+
+    Args:
+        plan: the policy.
+        now: monotonic seconds.
+        outer: the ambient deadline of the caller.
+    """
+
+    __slots__ = (
+        "_admitted",
+        "_attempt_began",
+        "_began",
+        "_own",
+        "_permit",
+        "_place",
+        "_plan",
+        "_recovery",
+        "_ticket",
+        "_turn",
+        "attempt",
+        "deadline",
+        "limit",
+        "news",
+    )
+
+    def __init__(self, plan: Plan, now: float, outer: Deadline | None) -> None:
+        self._plan = plan
+        self._began = now
+        self._own = plan.raced and outer is not None and outer.policy == plan.name
+        budget = plan.deadline
+        if budget is not None and (outer is None or now + budget < outer.at):
+            self._own = True
+            self.deadline: Deadline | None = Deadline(now + budget, budget, plan.name, outer)
+        else:
+            self.deadline = outer
+        self.limit = self.deadline  # what the attempt runs under
+        self.attempt = 0
+        self.news: list[events.Event] | None = None
+        self._recovery: Recovery | None = None
+        self._permit = 0  # the breaker's, 0 for none
+        self._place = 0  # the limit's, 0 for none
+        self._ticket: Ticket | None = None
+        self._turn = False  # the rate limit's, not used yet
+        self._admitted = False
+
+    # Before the attempt.
+
+    def admit(self, now: float) -> Step | None:
+        """Ask for the next attempt.
+
+        Returns:
+            None when it may start; else a step to do, and then to ask `resume`.
+
+        Raises:
+            Rejected: a policy refused.
+            DeadlineExceeded: the time is up.
+        """
+        deadline = self.deadline
+        if deadline is not None and now >= deadline.at:
+            raise deadline.exceeded(now, started=self.attempt > 0, attempt=self.attempt)
+        plan = self._plan
+        circuit = plan.circuit
+        if circuit is not None:
+            try:
+                self._permit = circuit.admit(now)
+            except Rejected as refusal:
+                self._refused(refusal)
+                raise
+        if plan.pacer is not None:
+            return self._pace(plan.pacer, now)
+        return self._take_place(now)
+
+    def resume(self, now: float) -> Step | None:
+        """After a step was done: None when the attempt may start, else the next step. Raises as `admit` does."""
+        if self._ticket is not None:
+            self._leave_queue(now)
+        deadline = self.deadline
+        if deadline is not None and now >= deadline.at:
+            self.abandon(now)
+            raise deadline.exceeded(now, started=self.attempt > 0, attempt=self.attempt)
+        if self._admitted:
+            return None
+        return self._start(now) if self._place else self._take_place(now)
+
+    def checked(self, healthy: bool, now: float) -> None:
+        """What the health check said. Raises BreakerOpen if it was bad."""
+        circuit = cast(Circuit, self._plan.circuit)
+        if healthy:
+            self._attempt_began = now
+            return
+        self._settle(FAILURE, now, None)
+        raise self._refused(circuit.refusal(now) or BreakerOpen(circuit.name))
+
+    def _pace(self, pacer: Pacer, now: float) -> Step | None:
+        try:
+            delay = pacer.admit(now, math.inf if self.deadline is None else self.deadline.at)
+        except Rejected as refusal:
+            self._refused(refusal, now)
+            raise
+        if delay:
+            self._turn = True
+            return Sleep(delay)
+        return self._take_place(now)
+
+    def _take_place(self, now: float) -> Step | None:
+        self._turn = False
+        places = self._plan.places
+        if places is not None:
+            self._place = places.enter()
+            if not self._place:
+                return self._queue(places, now)
+        return self._start(now)
+
+    def _queue(self, places: Places, now: float) -> Step | None:
+        wait = self._plan.wait
+        self._ticket = places.join() if wait > 0 else None
+        if self._ticket is None:
+            raise self._refused(BulkheadFull(self._plan.name), now)
+        until = now + wait
+        return Queue(self._ticket, until if self.deadline is None else self.deadline.tighten(until))
+
+    def _leave_queue(self, now: float) -> None:
+        ticket, self._ticket = cast(Ticket, self._ticket), None
+        self._place = cast(Places, self._plan.places).leave(ticket)
+        if not self._place and not (self.deadline is not None and now >= self.deadline.at):
+            raise self._refused(BulkheadFull(self._plan.name), now)
+
+    def _start(self, now: float) -> Step | None:
+        plan = self._plan
+        self.attempt += 1
+        self._admitted = True
+        self._attempt_began = now
+        deadline, timeout = self.deadline, plan.attempt_timeout
+        if timeout is not None and (deadline is None or now + timeout < deadline.at):
+            self.limit = Deadline(now + timeout, timeout, plan.name, deadline, "attempt timeout", self.attempt)
+        else:
+            self.limit = deadline
+        if plan.budget is not None and self.attempt == 1:
+            plan.budget.ledger.deposit(now)
+        circuit = plan.circuit
+        if circuit is not None and circuit.config.health_check is not None and circuit.is_probe(self._permit):
+            return HealthCheck(circuit.config)
+        return None
+
+    # After the attempt: seconds to wait before the next, or None for none.
+
+    def succeeded(self, now: float) -> None:
+        """The attempt returned what is wanted."""
+        self._settle(SUCCESS, now, None)
+
+    def returned(self, result: object, now: float) -> float | None:
+        """The attempt returned; `result` is shown to the predicates that ask for it, and kept by nobody."""
+        plan = self._plan
+        try:
+            again = plan.retry is not None and plan.retry.on_result is not None and plan.retry.on_result(result)
+            bad = plan.circuit is not None and plan.circuit.config.on_result is not None and plan.circuit.config.on_result(result)
+        except BaseException:
+            self.abandon(now)
+            raise
+        self._settle(FAILURE if again or bad else SUCCESS, now, None)
+        return self._recover(result, now) if again else None
+
+    def failed(self, error: BaseException, now: float) -> float | None:
+        """The attempt raised."""
+        try:
+            verdict = self._verdict(error, now)
+            wanted = self._plan.retry is not None and self._plan.retry.wants(error)
+        except BaseException:
+            self.abandon(now)
+            raise
+        self._settle(verdict, now, error)
+        if wanted:
+            return self._recover(error, now)
+        if self.attempt > 1 and isinstance(error, Exception):
+            self._note(error, now, f"{type(error).__name__} is not retried")
+        return None
+
+    def began_with(self, error: Exception, now: float) -> float | None:
+        """The first attempt was made before there was a call, and raised."""
+        self.attempt = 1
+        return self.failed(error, now)
+
+    def abandon(self, now: float) -> None:
+        """Give everything back: the driver was interrupted, or will not go on. Does nothing when nothing is held."""
+        if self._turn:
+            self._turn = False
+            cast(Pacer, self._plan.pacer).cancel()
+        if self._ticket is not None:
+            ticket, self._ticket = self._ticket, None
+            self._place = cast(Places, self._plan.places).leave(ticket)
+        self._settle(IGNORED, now, None)
+
+    def _settle(self, verdict: Verdict, now: float, error: BaseException | None) -> None:
+        plan = self._plan
+        ran, self._admitted = self._admitted, False
+        elapsed = now - self._attempt_began if ran else 0.0
+        if self._permit:
+            permit, self._permit = self._permit, 0
+            cast(Circuit, plan.circuit).settle(permit, verdict, now, elapsed)
+        if self._place:
+            place, self._place = self._place, 0
+            if plan.adaptive is not None and ran:
+                plan.adaptive.settle(verdict, elapsed)
+            cast(Places, plan.places).release(place)
+        if events.listeners is not None:
+            if ran:
+                self._tell(events.AttemptEnded(plan.name, self.attempt, verdict.value, elapsed, error))
+            self._collect(now)
+
+    def _recover(self, failure: object, now: float) -> float | None:
+        plan = self._plan
+        recovery = self._recovery
+        if recovery is None:
+            recovery = self._recovery = Recovery(cast(Retry, plan.retry), plan.rng)
+        until = math.inf if self.deadline is None else self.deadline.at
+        delay = recovery.decide(self.attempt, failure, now, until)
+        error = failure if isinstance(failure, BaseException) else None
+        if delay is None:
+            if error is not None:
+                self._note(error, now, recovery.reason)
+            if events.listeners is not None:
+                self._tell(events.GaveUp(plan.name, self.attempt, recovery.reason, error))
+        elif events.listeners is not None:
+            self._tell(events.Retrying(plan.name, self.attempt, delay, error))
+        return delay
+
+    # Judging.
+
+    def _verdict(self, error: BaseException, now: float) -> Verdict:
+        if not isinstance(error, Exception) or isinstance(error, Rejected) or self._cut_by_caller(error, now):
+            return IGNORED
+        circuit = self._plan.circuit
+        if circuit is not None and matches(circuit.config.ignore, error):
+            return IGNORED
+        return FAILURE
+
+    def _cut_by_caller(self, error: Exception, now: float) -> bool:
+        """Whether the caller's deadline ended the attempt before it had its own time."""
+        limit, deadline = self.limit, self.deadline
+        if deadline is None or limit is not deadline:
+            return False  # the attempt timeout came first, so whatever happened, happened in the attempt's own time
+        cut = deadline_behind(error)
+        if cut is not None and not deadline.encloses(cut):
+            return False  # a deadline further in: the dependency's, not the caller's
+        if cut is None and not (isinstance(error, TimeoutError) and now >= deadline.at):
+            return False
+        own = self._plan.attempt_timeout
+        if self._own:
+            # The policy's own deadline cuts: with no attempt timeout below it, the attempt had all the time there is.
+            return own is not None and own < deadline.budget and now - self._attempt_began < own
+        return own is None or now - self._attempt_began < own
+
+    # Telling.
+
+    def tell(self) -> None:
+        """Hand the collected events to the listeners. No lock is held here."""
+        if self.news:
+            news, self.news = self.news, None
+            events.publish(news)
+
+    def _refused(self, refusal: Rejected, now: float | None = None) -> Rejected:
+        if now is not None:
+            self.abandon(now)
+        if events.listeners is not None:
+            self._tell(events.Refused(self._plan.name, type(refusal).__name__))
+            self._collect(None)
+        return refusal
+
+    def _tell(self, event: events.Event) -> None:
+        if self.news is None:
+            self.news = []
+        self.news.append(event)
+
+    def _collect(self, now: float | None) -> None:
+        plan = self._plan
+        for part in (plan.circuit, plan.adaptive):
+            if part is not None and part.news:
+                for event in part.take_news():
+                    self._tell(event)
+        if now is not None and self.limit is not None:
+            outrun = outran(self.limit, now)
+            if outrun is not None:
+                self._tell(outrun)
+
+    def _note(self, error: BaseException, now: float, reason: str) -> None:
+        tries = f"{self.attempt} attempt{'s' if self.attempt != 1 else ''}"
+        note(error, self._plan.name, f"gave up after {tries} in {now - self._began:.3g} s: {reason}")
+
+
+def outran(limit: Deadline, now: float) -> events.DeadlineOutrun | None:
+    """The event that tells of work which went on past `limit`; None where it did not."""
+    outside = now - limit.at
+    if outside <= OUTRUN_GRACE:
+        return None
+    return events.DeadlineOutrun(limit.policy or "", limit.budget, limit.budget + outside, outside)
+
+
+def note(error: BaseException, policy: str, text: str) -> None:
+    """Add a note to `error`; an older one of the same policy is replaced, since some code raises one instance for ever."""
+    lead = f"{policy}: "
+    notes = getattr(error, "__notes__", None)
+    if notes:
+        notes[:] = [line for line in notes if not line.startswith(f"{lead}gave up")]
+    error.add_note(lead + text)
+
+
+def falls_back(plan: Plan, error: Exception, outer: Deadline | None) -> Fallback | None:
+    """The fallback, if it answers for this failure. It does not once the caller's own deadline has passed."""
+    fallback = plan.fallback
+    if fallback is None or not fallback.wants(error):
+        return None
+    if outer is not None and isinstance(error, DeadlineExceeded) and outer.encloses(error):
+        return None
+    if events.listeners is not None:
+        events.publish([events.FellBack(plan.name, error)])
+    return fallback
+
+
+class Race:
+    """The decisions of one hedged call: when to start a rival, and what the outcomes mean.
+
+    Args:
+        plan: the policy, with a hedge.
+        now: monotonic seconds.
+        outer: the ambient deadline of the caller.
+    """
+
+    __slots__ = ("_plan", "_started", "deadline", "news", "running")
+
+    def __init__(self, plan: Plan, now: float, outer: Deadline | None) -> None:
+        budget = plan.deadline
+        if budget is not None and (outer is None or now + budget < outer.at):
+            self.deadline: Deadline | None = Deadline(now + budget, budget, plan.name, outer)
+        else:
+            self.deadline = outer
+        if self.deadline is not None and now >= self.deadline.at:
+            raise self.deadline.exceeded(now, started=False)
+        self._plan = plan
+        self._started = 1
+        self.running = 1
+        self.news: list[events.Event] | None = None
+        if plan.budget is not None:
+            plan.budget.ledger.deposit(now)
+
+    def patience(self, now: float) -> float | None:
+        """Seconds to wait for the running attempts before asking for a rival; None to wait for as long as they take."""
+        plan = self._plan
+        if self._started > cast(Hedge, plan.hedge).extra:
+            return None
+        delay = cast(Patience, plan.patience).delay(now)
+        if delay is None or (self.deadline is not None and now + delay >= self.deadline.at):
+            return None
+        return delay
+
+    def rival(self, waited: float, now: float) -> bool:
+        """Whether to start one now. The budget's answer is final: it is asked once per rival."""
+        self._started += 1
+        if self._plan.budget is not None and not self._plan.budget.ledger.withdraw(now):
+            return False
+        self.running += 1
+        if events.listeners is not None:
+            self.news = [*(self.news or ()), events.Hedged(self._plan.name, self._started, waited)]
+        return True
+
+    def ended(self, error: BaseException | None, elapsed: float, now: float) -> bool:
+        """An attempt came to its end; True when that decides the call."""
+        self.running -= 1
+        if error is None:
+            cast(Patience, self._plan.patience).learn(elapsed, now)
+        return error is None or not isinstance(error, Exception) or self.running == 0
+
+    def lost(self, elapsed: float, now: float) -> None:
+        """An attempt was beaten. It would have taken longer still, and leaving it out would make the percentile too low."""
+        cast(Patience, self._plan.patience).learn(elapsed, now)

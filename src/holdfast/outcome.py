@@ -1,0 +1,69 @@
+"""What became of an attempt, in the three words that policies understand."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
+
+from holdfast.errors import DeadlineExceeded
+
+# Which exceptions: types, or a question asked of the exception.
+Matcher: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]"
+
+T = TypeVar("T")
+
+
+class Verdict(enum.Enum):
+    """How an attempt counts for the dependency that it called.
+
+    SUCCESS: it answered. FAILURE: it failed. IGNORED: it says nothing about the dependency (cancelled, interrupted,
+    cut off by the caller's own deadline, refused before it began); the place that it held is given back all the same.
+    """
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    IGNORED = "ignored"
+
+
+SUCCESS = Verdict.SUCCESS
+FAILURE = Verdict.FAILURE
+IGNORED = Verdict.IGNORED
+
+
+def matches(matcher: Matcher, error: BaseException) -> bool:
+    """Whether `error` is one of the types, or the predicate says so."""
+    if isinstance(matcher, (type, tuple)):
+        return isinstance(error, matcher)
+    return bool(matcher(error))
+
+
+def check_matcher(field: str, matcher: object) -> None:
+    """Raise TypeError unless `matcher` is an exception type, a tuple of them, or a callable."""
+    types = matcher if isinstance(matcher, tuple) else (matcher,)
+    if all(isinstance(item, type) and issubclass(item, BaseException) for item in types):
+        return
+    if isinstance(matcher, (tuple, type)) or not callable(matcher):
+        raise TypeError(f"{field} must be exception types or a predicate on the exception, got {matcher!r}")
+
+
+def describe_matcher(matcher: Matcher) -> str:
+    """`ConnectionError, TimeoutError`, or the predicate's name."""
+    if isinstance(matcher, tuple):
+        return ", ".join(item.__name__ for item in matcher) or "nothing"
+    return getattr(matcher, "__name__", repr(matcher))
+
+
+# A client library wraps what its socket raised once or twice (urllib3 three times); the bound only guards
+# against a chain that somebody built into a ring.
+_DEEPEST_CHAIN = 16
+
+
+def deadline_behind(error: BaseException) -> DeadlineExceeded | None:
+    """The DeadlineExceeded that `error` is, or that it was raised from; None where there is none."""
+    link: BaseException | None = error
+    for _ in range(_DEEPEST_CHAIN):
+        if link is None or isinstance(link, DeadlineExceeded):
+            return link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return None

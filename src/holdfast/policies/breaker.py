@@ -1,0 +1,378 @@
+"""Circuit breaker: stop calling who is down, and find out gently when it is back.
+
+Calls to a dependency that is down cost the caller time and places, and keep the dependency from getting up. The breaker counts
+what becomes of calls, refuses them while it is open, and lets a few through to see.
+
+1. Closed: calls pass. It opens when, over the last `window` seconds and with at least `min_calls` of them, the share of failures is
+   `failure_rate` or more, or the share of calls that took `slow_after` or longer is `slow_rate` or more; or after
+   `consecutive` failures in a row.
+2. Open: every call is refused with `BreakerOpen`, for `open_for` seconds. The first call after that makes it half-open.
+3. Half-open: a share `probe_share` of the calls passes as probes (the first one, then one in twenty for 0.05), and never more than
+   `max_probes` at once; the rest is refused. With a `health_check` every call asks it first, instead of the share.
+4. `probes_to_close` successful probes close it, with an empty window. One failed (or slow) probe opens it again, for twice the pause
+   before, up to `open_for_max`, less up to a fifth of jitter so that a fleet does not probe in step.
+5. Each change of state starts a new generation. A result of an older one is that of another time, and changes nothing.
+6. A probe that says nothing (cancelled, interrupted, ignored, cut off by its caller) frees its place and counts as nothing.
+
+    state          admits           success            failure            time
+    closed         all              counts             may open           -
+    open           none             -                  -                  half-open after the pause
+    half-open      probes           may close          opens              -
+    forced-open    none             -                  -                  -
+    forced-closed  all              -                  -                  -
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TypedDict, cast
+
+from holdfast import events
+from holdfast.errors import BreakerOpen
+from holdfast.locks import Guarded
+from holdfast.outcome import FAILURE, IGNORED, Matcher, Verdict, check_matcher
+from holdfast.validation import Seconds, count, positive_seconds, share
+from holdfast.window import Window
+
+_CALLS, _FAILURES, _SLOW = 0, 1, 2
+_NEVER, _ALWAYS = float("-inf"), float("inf")
+
+# How much of a grown pause jitter may take away.
+_JITTER = 0.2
+
+
+class State(enum.Enum):
+    """The states, by the field's names: closed lets pass, open refuses."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+    FORCED_OPEN = "forced-open"
+    FORCED_CLOSED = "forced-closed"
+
+
+class BreakerSnapshot(TypedDict):
+    """What a breaker knows: its state, the counts over its window, and its probes."""
+
+    state: str
+    calls: int
+    failures: int
+    slow: int
+    probes: int
+    passed: int
+    retry_after: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breaker:
+    """When to stop calling a dependency, and how to start again.
+
+    Args:
+        failure_rate: share of failures that opens it, in (0, 1]; None to go by the other rules only.
+        min_calls: fewer calls than this in the window never open it by a share, >= 1.
+        window: over how many seconds calls are counted, > 0.
+        slow_after: a call that takes this many seconds or longer is slow, > 0; None where slow calls do not count.
+        slow_rate: share of slow calls that opens it, in (0, 1]; goes with `slow_after`.
+        consecutive: failures in a row that open it, >= 1; None where rows do not count.
+        open_for: seconds that it stays open the first time, > 0.
+        open_for_max: the longest that it stays open when probes go on failing, >= open_for.
+        probe_share: share of the calls that pass while half-open, in (0, 1].
+        max_probes: how many probes may run at once, >= 1.
+        probes_to_close: successful probes that close it, >= 1.
+        health_check: called before each probe, instead of the share; a false result or an exception opens it again. It may be
+            `async def` where the guarded calls are.
+        ignore: exception types, or a predicate: failures that say nothing about the dependency.
+        on_result: a predicate on the result; true means that the call counts as a failure.
+
+    Raises:
+        ValueError, TypeError: a field is out of its range, or not of its kind.
+    """
+
+    failure_rate: float | None = 0.5
+    min_calls: int = 100
+    window: Seconds = 60.0
+    slow_after: Seconds | None = None
+    slow_rate: float | None = None
+    consecutive: int | None = None
+    open_for: Seconds = 30.0
+    open_for_max: Seconds = 300.0
+    probe_share: float = 0.05
+    max_probes: int = 10
+    probes_to_close: int = 5
+    health_check: Callable[[], object] | Callable[[], Awaitable[object]] | None = None
+    ignore: Matcher = ()
+    on_result: Callable[..., bool] | None = None
+
+    def __post_init__(self) -> None:
+        self._check_rules()
+        open_for = positive_seconds("Breaker.open_for", self.open_for)
+        longest = positive_seconds("Breaker.open_for_max", self.open_for_max)
+        if longest < open_for:
+            raise ValueError(f"Breaker.open_for_max must be >= open_for ({open_for:g} s), got {self.open_for_max!r}")
+        object.__setattr__(self, "window", positive_seconds("Breaker.window", self.window))
+        object.__setattr__(self, "open_for", open_for)
+        object.__setattr__(self, "open_for_max", longest)
+        share("Breaker.probe_share", self.probe_share)
+        count("Breaker.max_probes", self.max_probes)
+        count("Breaker.probes_to_close", self.probes_to_close)
+        check_matcher("Breaker.ignore", self.ignore)
+        for name in ("health_check", "on_result"):
+            hook = getattr(self, name)
+            if hook is not None and not callable(hook):
+                raise TypeError(f"Breaker.{name} must be callable or None, got {hook!r}")
+
+    def _check_rules(self) -> None:
+        if (self.slow_after is None) != (self.slow_rate is None):
+            raise ValueError(
+                "Breaker.slow_after and Breaker.slow_rate go together, "
+                f"got slow_after={self.slow_after!r}, slow_rate={self.slow_rate!r}"
+            )
+        if self.failure_rate is None and self.slow_rate is None and self.consecutive is None:
+            raise ValueError("Breaker.failure_rate must be in (0, 1] where neither slow_rate nor consecutive is set, got None")
+        count("Breaker.min_calls", self.min_calls)
+        if self.failure_rate is not None:
+            share("Breaker.failure_rate", self.failure_rate)
+        if self.slow_rate is not None:
+            share("Breaker.slow_rate", self.slow_rate)
+            object.__setattr__(self, "slow_after", positive_seconds("Breaker.slow_after", self.slow_after))
+        if self.consecutive is not None:
+            count("Breaker.consecutive", self.consecutive)
+
+    def describe(self) -> str:
+        """The rules in words, for `Policy.explain`."""
+        rules = []
+        if self.failure_rate is not None:
+            rules.append(f"{self.failure_rate * 100:g} % failures")
+        if self.slow_rate is not None:
+            rules.append(f"{self.slow_rate * 100:g} % slower than {self.slow_after:g} s")
+        shares = f"{' or '.join(rules)} of {self.min_calls} or more calls in {self.window:g} s" if rules else ""
+        row = f"{self.consecutive} failures in a row" if self.consecutive else ""
+        probes = "after a health check" if self.health_check else f"to {self.probe_share * 100:g} % of the calls"
+        return (
+            f"opens on {' or on '.join(filter(None, (shares, row)))}, for {self.open_for:g} s (up to {self.open_for_max:g} s); "
+            f"then probes {probes}, {self.max_probes} at once, {self.probes_to_close} successes close it"
+        )
+
+
+class Circuit(Guarded):
+    """The living breaker of one policy.
+
+    Args:
+        config: its rules.
+        name: the policy's, for errors and events.
+        rng: for the jitter of pauses.
+    """
+
+    __slots__ = (
+        "_credit",
+        "_generation",
+        "_open_until",
+        "_passed",
+        "_pause",
+        "_probes",
+        "_rng",
+        "_streak",
+        "_shut_permit",
+        "_slow_after",
+        "_state",
+        "_window",
+        "config",
+        "name",
+        "news",
+    )
+
+    def __init__(self, config: Breaker, name: str, rng: Random) -> None:
+        super().__init__()
+        self.config = config
+        self.name = name
+        self.news: list[events.Event] = []
+        self._rng = rng
+        self._slow_after = _ALWAYS if config.slow_after is None else cast(float, config.slow_after)
+        self._window = Window(cast(float, config.window), kinds=3)
+        self._generation = 0
+        self._state = State.CLOSED
+        self._open_until = _NEVER
+        self._pause = 0.0
+        self._enter(State.CLOSED)
+
+    # What the flow calls.
+
+    def admit(self, now: float) -> int:
+        """Ask to make a call.
+
+        Returns:
+            A permit for `settle`: the generation of the state that gave it.
+
+        Raises:
+            BreakerOpen: it is not to be made.
+        """
+        # Two plain reads answer for the states that all calls meet; only half-open counts, and takes the lock.
+        permit = self._shut_permit
+        if permit:
+            return permit
+        until = self._open_until
+        if now < until:
+            raise BreakerOpen(self.name, None if until == _ALWAYS else until - now)
+        with self._lock:
+            return self._admit_probe(now)
+
+    def settle(self, permit: int, verdict: Verdict, now: float, elapsed: float) -> None:
+        """Tell what became of a call that was admitted, and how many seconds it took."""
+        with self._lock:
+            if permit != self._generation:
+                return
+            if self._state is State.CLOSED:
+                if verdict is not IGNORED:
+                    self._count(verdict is FAILURE, elapsed >= self._slow_after, now)
+            elif self._state is State.HALF_OPEN:
+                self._probe_ended(verdict, elapsed >= self._slow_after, now)
+
+    def is_probe(self, permit: int) -> bool:
+        """Whether this permit is that of a probe."""
+        return self._state is State.HALF_OPEN and permit == self._generation
+
+    # The rules. Everything below runs under the lock.
+
+    def _admit_probe(self, now: float) -> int:
+        if self._state is State.OPEN and now >= self._open_until:
+            self._change(State.HALF_OPEN, f"{self._pause:.3g} s have passed", now)
+        if self._shut_permit:  # it was closed between the reads and the lock
+            return self._shut_permit
+        if self._state is not State.HALF_OPEN:
+            raise BreakerOpen(self.name, None if self._open_until == _ALWAYS else self._open_until - now)
+        if self._probes >= self.config.max_probes or not self._is_its_turn():
+            raise BreakerOpen(self.name)
+        self._probes += 1
+        return self._generation
+
+    def _is_its_turn(self) -> bool:
+        # Carrying the remainder makes a share of 5 % exactly every twentieth call; drawing at random would not, and low
+        # traffic would wait long for its first probe. The credit stops at one: waiting does not save up probes.
+        if self.config.health_check is not None:
+            return True
+        self._credit += self.config.probe_share
+        if self._credit < 1.0 - 1e-9:
+            return False
+        self._credit -= 1.0
+        return True
+
+    def _count(self, failed: bool, slow: bool, now: float) -> None:
+        window = self._window
+        window.add(_CALLS, now)
+        if failed:
+            window.add(_FAILURES, now)
+            self._streak += 1
+        else:
+            self._streak = 0
+        if slow:
+            window.add(_SLOW, now)
+        reason = self._reason_to_open()
+        if reason:
+            self._open(cast(float, self.config.open_for), reason, now)
+
+    def _reason_to_open(self) -> str | None:
+        config = self.config
+        calls, failures, slow = self._window.totals
+        if config.consecutive is not None and self._streak >= config.consecutive:
+            return f"{self._streak} failures in a row"
+        if calls < config.min_calls:
+            return None
+        if config.failure_rate is not None and failures / calls >= config.failure_rate:
+            return f"{failures} of {calls} calls failed"
+        if config.slow_rate is not None and slow / calls >= config.slow_rate:
+            return f"{slow} of {calls} calls were slow"
+        return None
+
+    def _probe_ended(self, verdict: Verdict, slow: bool, now: float) -> None:
+        self._probes -= 1
+        if verdict is IGNORED:
+            self._credit = 1.0  # its turn goes to the next call
+        elif verdict is FAILURE or slow:
+            longest = cast(float, self.config.open_for_max)
+            grown = min(2.0 * self._pause, longest) * (1.0 - _JITTER * self._rng.random())
+            self._open(max(grown, cast(float, self.config.open_for)), "a probe failed", now)
+        else:
+            self._passed += 1
+            if self._passed >= self.config.probes_to_close:
+                self._change(State.CLOSED, f"{self._passed} probes succeeded", now)
+
+    def _open(self, pause: float, reason: str, now: float) -> None:
+        self._pause = pause
+        self._open_until = now + pause
+        self._change(State.OPEN, reason, now)
+
+    def _change(self, state: State, reason: str, now: float) -> None:
+        old = self._state
+        self._enter(state)
+        if events.listeners is not None and state is not old:
+            pause = self._pause if state is State.OPEN else 0.0
+            self.news.append(events.BreakerChanged(self.name, old.value, state.value, reason, pause))
+
+    def _enter(self, state: State) -> None:
+        self._generation += 1
+        self._state = state
+        self._shut_permit = self._generation if state in (State.CLOSED, State.FORCED_CLOSED) else 0
+        if state is State.FORCED_OPEN:
+            self._open_until = _ALWAYS
+        elif state is not State.OPEN:
+            self._open_until = _NEVER
+        if state is State.CLOSED:
+            self._window.clear()
+        self._streak = self._probes = self._passed = 0
+        self._credit = 1.0 - self.config.probe_share  # the first call of a half-open state is a probe
+
+    # What people call.
+
+    def force(self, state: State, now: float) -> None:
+        """Go to FORCED_OPEN or FORCED_CLOSED and stay, or to CLOSED and start afresh."""
+        with self._lock:
+            self._change(state, "reset" if state is State.CLOSED else "forced", now)
+
+    def state(self, now: float) -> State:
+        """The state at `now`: an open breaker whose pause is over is half-open, though no call has come to see it."""
+        state = self._state
+        return State.HALF_OPEN if state is State.OPEN and now >= self._open_until else state
+
+    def refusal(self, now: float) -> BreakerOpen | None:
+        """The error with which a call would surely be refused at `now`; None where it may pass. Takes no probe's place."""
+        state, until = self._state, self._open_until
+        if now < until:
+            return BreakerOpen(self.name, None if until == _ALWAYS else until - now)
+        if state is State.HALF_OPEN and self._probes >= self.config.max_probes:
+            return BreakerOpen(self.name)
+        return None
+
+    def take_news(self) -> list[events.Event]:
+        """The changes of state that nobody was told of yet."""
+        with self._lock:
+            news, self.news = self.news, []
+            return news
+
+    def snapshot(self, now: float) -> BreakerSnapshot:
+        """Plain data about the breaker at `now`."""
+        with self._lock:
+            self._window.advance(now)
+            calls, failures, slow = self._window.totals
+            wait = self._open_until - now
+            return {
+                "state": self.state(now).value,
+                "calls": calls,
+                "failures": failures,
+                "slow": slow,
+                "probes": self._probes,
+                "passed": self._passed,
+                "retry_after": wait if 0 < wait < _ALWAYS else None,
+            }
+
+    def _after_fork(self) -> None:
+        # The probes belong to threads that only the parent has; a new generation lets none of them report here.
+        self.news.clear()
+        state, until, pause = self._state, self._open_until, self._pause
+        if state is State.HALF_OPEN:
+            self._enter(state)
+            self._open_until, self._pause = until, pause
+
+

@@ -1,0 +1,102 @@
+"""Retry budget: retries are a share of the traffic, never a multiple of it.
+
+With three attempts per call an outage makes three times the load out of it, just when the dependency can bear the least. A limit
+per call cannot prevent that, because it does not see the other calls. A budget does.
+
+1. Each call that reaches its first attempt is counted; so is each retry and each hedge that was granted.
+2. A retry is granted while, over the last `window` seconds, retries <= ratio * calls + min_per_second * window.
+3. The window slides: nothing is forgotten at once, so there is no burst at an edge.
+4. The floor (`min_per_second`) lets a service with little traffic retry at all.
+5. A refused retry costs nothing, and is never waited for: the question comes before the sleep.
+
+The property is that of Finagle's RetryBudget: over any number of calls the retries granted are the share plus the floor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from holdfast.locks import Guarded
+from holdfast.validation import Seconds, number, positive_seconds, share
+from holdfast.window import Window
+
+_CALLS, _RETRIES = 0, 1
+
+# 0.29 * 100 is 28.999999999999996, and that must allow 29 retries.
+_ROUNDING = 1e-9
+
+
+class BudgetSnapshot(TypedDict):
+    """What a budget knows: counts over its window, and how many retries it would grant now."""
+
+    calls: int
+    retries: int
+    left: int
+
+
+class Ledger(Guarded):
+    """The counts of one budget."""
+
+    __slots__ = ("_floor", "_ratio", "_window")
+
+    def __init__(self, ratio: float, floor: float, window: float) -> None:
+        super().__init__()
+        self._ratio = ratio
+        self._floor = floor
+        self._window = Window(window, kinds=2)
+
+    def deposit(self, now: float) -> None:
+        """Count a call."""
+        with self._lock:
+            self._window.add(_CALLS, now)
+
+    def withdraw(self, now: float) -> bool:
+        """Ask for a retry: True grants and counts it."""
+        with self._lock:
+            if self._left(now) < 1:
+                return False
+            self._window.add(_RETRIES, now)
+            return True
+
+    def _left(self, now: float) -> int:
+        self._window.advance(now)
+        calls, retries = self._window.totals
+        return int(self._ratio * calls + self._floor + _ROUNDING) - retries
+
+    def snapshot(self, now: float) -> BudgetSnapshot:
+        """Plain data about the budget at `now`."""
+        with self._lock:
+            left = self._left(now)
+            calls, retries = self._window.totals
+        return {"calls": calls, "retries": retries, "left": max(0, left)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Budget:
+    """A share of the traffic that may be retries. The object is the budget: give one to several policies to share it.
+
+    Args:
+        ratio: retries per call, in [0, 1]; 0.1 lets an outage add a tenth to the load.
+        min_per_second: retries per second that are granted whatever the traffic, >= 0.
+        window: over how many seconds both are counted, > 0.
+
+    Raises:
+        ValueError: a field is out of its range.
+    """
+
+    ratio: float = 0.1
+    min_per_second: float = 1.0
+    window: Seconds = 10.0
+    ledger: Ledger = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        ratio = share("Budget.ratio", self.ratio, zero=True)
+        floor = number("Budget.min_per_second", self.min_per_second, low=0.0)
+        window = positive_seconds("Budget.window", self.window)
+        object.__setattr__(self, "window", window)
+        object.__setattr__(self, "ledger", Ledger(ratio, floor * window, window))
+
+    def describe(self) -> str:
+        """`retries up to 10 % of calls + 1/s over 10 s`."""
+        return f"retries up to {self.ratio * 100:g} % of the calls + {self.min_per_second:g}/s, over {self.window:g} s"

@@ -1,0 +1,46 @@
+"""Bulkhead: one slow dependency must not take every worker.
+
+A worker that waits for a dependency burns no CPU, so nothing scales and nothing alarms; when all of them wait, requests that do
+not need the dependency fail too. A bulkhead gives each dependency a number of places.
+
+1. At most `limit` calls run at once, threads and tasks of all loops together.
+2. At most `queue` more wait for a place, each at most `wait` seconds and never past its deadline.
+3. Everybody else is refused at once with `BulkheadFull`.
+4. The queue is served in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+from holdfast.validation import Seconds, count, wait_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Bulkhead:
+    """How many calls to a dependency may run at once.
+
+    Args:
+        limit: places, >= 1.
+        queue: how many calls may wait for one, >= 0.
+        wait: how long each waits at most, >= 0 seconds.
+
+    Raises:
+        ValueError: a field is out of its range.
+    """
+
+    limit: int
+    _: KW_ONLY
+    queue: int = 0
+    wait: Seconds = 0.0
+
+    def __post_init__(self) -> None:
+        count("Bulkhead.limit", self.limit)
+        count("Bulkhead.queue", self.queue, low=0)
+        object.__setattr__(self, "wait", wait_seconds("Bulkhead.wait", self.wait))
+
+    def describe(self) -> str:
+        """The rules in words, for `Policy.explain`."""
+        if not self.queue or not self.wait:
+            return f"at most {self.limit} at once, nobody waits for a place"
+        return f"at most {self.limit} at once, {self.queue} more wait up to {self.wait:g} s"

@@ -1,0 +1,120 @@
+"""Retry: do a failed call again, where that can help and cannot hurt.
+
+1. Only failures of the named kinds are retried; a refusal (`Rejected`) never is, since whoever refused knows better.
+2. Never past the deadline: a wait that would end at the deadline or after it is not begun.
+3. The budget is asked before the wait, and only for a retry that could still happen.
+4. The last exception is raised itself, with a note that says why it was the last.
+5. What interrupts (KeyboardInterrupt, cancellation) is passed on at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from holdfast.backoff import Backoff
+from holdfast.errors import Rejected
+from holdfast.outcome import Matcher, check_matcher, describe_matcher, matches
+from holdfast.policies.budget import Budget
+from holdfast.validation import count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often, on what and when a failed call is done again.
+
+    Args:
+        attempts: attempts in all, the first included, >= 1.
+        on: exception types, or a predicate on the exception. `Rejected` and what is no `Exception` are never retried.
+        on_result: a predicate on the result; true means that the call is to be done again. When the attempts are used
+            up, the last result is returned.
+        backoff: the waits between attempts.
+        budget: a limit to the share of retries in the traffic; an object that several policies may share.
+        delay_from: asked for each failure with the exception (or the unwanted result); seconds that the other side wants us to
+            wait (`Retry-After`), or None. It replaces the backoff. What is not a finite number >= 0 is not used.
+        delay_max: a longer wait from `delay_from` is cut to this many seconds, >= 0.
+
+    Raises:
+        ValueError, TypeError: a field is out of its range, or not of its kind.
+    """
+
+    attempts: int = 3
+    on: Matcher = (ConnectionError, TimeoutError)
+    on_result: Callable[..., bool] | None = None
+    backoff: Backoff = Backoff()
+    budget: Budget | None = None
+    delay_from: Callable[..., float | None] | None = None
+    delay_max: float = 30.0
+
+    def __post_init__(self) -> None:
+        count("Retry.attempts", self.attempts)
+        check_matcher("Retry.on", self.on)
+        for name in ("on_result", "delay_from"):
+            hook = getattr(self, name)
+            if hook is not None and not callable(hook):
+                raise TypeError(f"Retry.{name} must be callable or None, got {hook!r}")
+        if not isinstance(self.backoff, Backoff):
+            raise TypeError(f"Retry.backoff must be a Backoff, got {self.backoff!r}")
+        if self.budget is not None and not isinstance(self.budget, Budget):
+            raise TypeError(f"Retry.budget must be a Budget or None, got {self.budget!r}")
+
+    def wants(self, error: BaseException) -> bool:
+        """Whether a failure of this kind is retried at all."""
+        return isinstance(error, Exception) and not isinstance(error, Rejected) and matches(self.on, error)
+
+    def describe(self) -> str:
+        """The rules in words, for `Policy.explain`."""
+        parts = [f"up to {self.attempts} attempts on {describe_matcher(self.on)}"]
+        if self.on_result is not None:
+            parts.append("or on an unwanted result")
+        parts.append(f"waits {self.backoff.describe()}")
+        if self.budget is not None:
+            parts.append(self.budget.describe())
+        return "; ".join(parts)
+
+
+class Recovery:
+    """The retries of one call: what is left to try. Made after its first failure, so a call that succeeds pays nothing."""
+
+    __slots__ = ("_delay", "_retry", "_rng", "reason")
+
+    def __init__(self, retry: Retry, rng: Random) -> None:
+        self._retry = retry
+        self._rng = rng
+        self._delay = 0.0
+        self.reason = ""
+
+    def decide(self, attempt: int, failure: object, now: float, until: float) -> float | None:
+        """Seconds to wait before the next attempt; None where there is none, and then `reason` says why.
+
+        Args:
+            attempt: how many attempts were made.
+            failure: the exception, or the unwanted result; of a kind that is retried.
+            now: monotonic seconds.
+            until: the deadline; math.inf without one.
+        """
+        retry = self._retry
+        if attempt >= retry.attempts:
+            return self._stop("no attempts left")
+        delay = self._asked_for(failure)
+        if delay is None:
+            delay = retry.backoff.delay(attempt, self._delay, self._rng)
+        if now + delay >= until:
+            return self._stop("the deadline leaves no time for another")
+        if retry.budget is not None and not retry.budget.ledger.withdraw(now):
+            return self._stop("retry budget empty")
+        self._delay = delay
+        return delay
+
+    def _asked_for(self, failure: object) -> float | None:
+        if self._retry.delay_from is None:
+            return None
+        delay = self._retry.delay_from(failure)
+        if delay is None or not 0.0 <= delay < math.inf:
+            return None
+        return min(delay, self._retry.delay_max)
+
+    def _stop(self, reason: str) -> None:
+        self.reason = reason

@@ -1,0 +1,381 @@
+"""A policy: what guards the calls to one dependency."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import random
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, cast
+
+from holdfast import events
+from holdfast.drivers import clock, threads
+from holdfast.flow import Plan
+from holdfast.policies.adaptive import Adaptive, AdaptiveLimit
+from holdfast.policies.breaker import Breaker, BreakerSnapshot, Circuit, State
+from holdfast.policies.budget import Budget, BudgetSnapshot
+from holdfast.policies.bulkhead import Bulkhead
+from holdfast.policies.fallback import Fallback
+from holdfast.policies.hedge import Hedge, Patience
+from holdfast.policies.places import Places
+from holdfast.policies.ratelimit import Pacer, RateLimit
+from holdfast.policies.retry import Retry
+from holdfast.validation import Seconds, positive_seconds
+
+if TYPE_CHECKING:
+    from holdfast.drivers import aio
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class LimitSnapshot(TypedDict):
+    """What a bulkhead or an adaptive limit knows."""
+
+    limit: int
+    running: int
+    waiting: int
+
+
+class PolicySnapshot(TypedDict):
+    """A policy in plain data. A part that the policy does not have is None."""
+
+    name: str
+    breaker: BreakerSnapshot | None
+    budget: BudgetSnapshot | None
+    limit: LimitSnapshot | None
+
+
+class Attempt(Protocol):
+    """One attempt of `Policy.attempts()`, to be made in its block."""
+
+    @property
+    def number(self) -> int:
+        """Which attempt this is, from 1."""
+
+
+class Policy:
+    """What guards the calls to one dependency. Every part is optional; with a name only it calls through.
+
+    Order, outermost first: fallback, deadline, retry or hedge, breaker, rate limit, limit (bulkhead or adaptive), attempt timeout,
+    the call. For another order, nest policies. Each policy builds its own state from the parts that it is given, so one
+    `Breaker(...)` may describe many breakers; only a `Budget` is shared where the object is.
+
+    Args:
+        name: the dependency's name, in errors, events, metrics and shared state.
+        deadline: seconds for the whole call, all attempts and waits, > 0.
+        attempt_timeout: seconds for each attempt, > 0.
+        retry: when to do a failed call again.
+        hedge: when to ask a second time before the first has answered; not together with `retry`.
+        breaker: when to stop calling.
+        rate_limit: how many calls may start per second.
+        bulkhead: how many calls may run at once.
+        adaptive: the same, found by itself; not together with `bulkhead`.
+        fallback: what to answer instead of failing.
+
+    Raises:
+        ValueError, TypeError: a part is out of its range, not of its kind, or does not go with another.
+    """
+
+    __slots__ = ("__weakref__", "_attempt_timeout", "_bulkhead", "_deadline", "_parts", "_plan", "_single")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        deadline: Seconds | None = None,
+        attempt_timeout: Seconds | None = None,
+        retry: Retry | None = None,
+        hedge: Hedge | None = None,
+        breaker: Breaker | None = None,
+        rate_limit: RateLimit | None = None,
+        bulkhead: Bulkhead | None = None,
+        adaptive: AdaptiveLimit | None = None,
+        fallback: Fallback | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"Policy.name must be a text that is not empty, got {name!r}")
+        _check_part("retry", retry, Retry)
+        _check_part("hedge", hedge, Hedge)
+        _check_part("breaker", breaker, Breaker)
+        _check_part("rate_limit", rate_limit, RateLimit)
+        _check_part("bulkhead", bulkhead, Bulkhead)
+        _check_part("adaptive", adaptive, AdaptiveLimit)
+        _check_part("fallback", fallback, Fallback)
+        if retry is not None and hedge is not None:
+            raise ValueError("Policy takes retry or hedge, not both; to have both, nest policies")
+        if bulkhead is not None and adaptive is not None:
+            raise ValueError("Policy takes bulkhead or adaptive, not both")
+        plan = Plan(
+            name,
+            _seeded(),
+            deadline=None if deadline is None else positive_seconds("Policy.deadline", deadline),
+            attempt_timeout=None if attempt_timeout is None else positive_seconds("Policy.attempt_timeout", attempt_timeout),
+            retry=retry,
+            fallback=fallback,
+        )
+        plan.circuit = Circuit(breaker, name, plan.rng) if breaker is not None else None
+        plan.pacer = Pacer(rate_limit, name) if rate_limit is not None else None
+        limit = bulkhead if bulkhead is not None else adaptive
+        if bulkhead is not None:
+            plan.places = Places(bulkhead.limit, bulkhead.queue)
+        elif adaptive is not None:
+            plan.adaptive = Adaptive(adaptive, name, plan.rng)
+            plan.places = plan.adaptive.places
+        plan.wait = cast(float, limit.wait) if limit is not None else 0.0
+        plan.budget = retry.budget if retry is not None else None
+        self._single = replace(plan, retry=None, budget=None, fallback=None)
+        if hedge is not None:
+            inner = replace(self._single, deadline=None, raced=True)
+            plan = Plan(name, plan.rng, deadline=plan.deadline, hedge=hedge, inner=inner, fallback=fallback)
+            plan.patience, plan.budget = Patience(hedge), hedge.budget
+            plan.circuit, plan.places = inner.circuit, inner.places
+        else:
+            plan = replace(plan)  # so that it is classified with all its parts
+        self._plan = plan
+        self._parts: tuple[tuple[str, str], ...] = _explain(plan, limit, rate_limit)
+
+    @property
+    def name(self) -> str:
+        """The dependency's name."""
+        return self._plan.name
+
+    @property
+    def breaker(self) -> BreakerHandle:
+        """The breaker: its state, and the switches to force it.
+
+        Raises:
+            AttributeError: the policy has none.
+        """
+        if self._plan.circuit is None:
+            raise AttributeError(f"policy {self.name!r} has no breaker")
+        return BreakerHandle(self._plan.circuit)
+
+    def __call__(self, fn: Callable[P, R], /) -> Callable[P, R]:
+        """Decorate: the same function, guarded. Also for methods, `functools.partial` and callable objects.
+
+        Raises:
+            TypeError: `fn` is a generator function (there is no one call to guard), or cannot be called.
+        """
+        kind = _kind_of(fn)
+        if kind == "async":
+            from holdfast.drivers import aio
+
+            # An async fn returns an awaitable R, and so does what guards it.
+            return cast("Callable[P, R]", aio.wrap(self._plan, cast("Callable[P, Awaitable[Any]]", fn)))
+        return threads.wrap(self._plan, fn)
+
+    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a blocking function through the policy.
+
+        Raises:
+            Rejected: the policy refused; nothing ran.
+            DeadlineExceeded: the time ran out.
+            TypeError: `fn` handed back a coroutine.
+        """
+        return threads.run(self._plan, fn, args, kwargs)
+
+    async def acall(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call an async function through the policy. Raises as `call` does; TypeError where there is nothing to await."""
+        from holdfast.drivers import aio
+
+        return await aio.run(self._plan, fn, args, kwargs)
+
+    def attempts(self) -> Attempts:
+        """The block form with retries: `for attempt in policy.attempts(): with attempt: ...`, or both async.
+
+        A block has no result, so what looks at results (`on_result`) or makes one (`fallback`, `hedge`) has no part in it.
+        """
+        return Attempts(self._plan if self._plan.hedge is None else self._single)
+
+    def guard(self) -> Guard:
+        """One attempt as a block, `with` or `async with`: breaker, limits and deadline, no retry and no fallback."""
+        return Guard(self._single)
+
+    def explain(self) -> str:
+        """The order in words, outermost first, a line a part."""
+        lines = [f"{self.name}:", *(f"  {part}: {text}" for part, text in self._parts), "  the call"]
+        return "\n".join(lines)
+
+    def snapshot(self) -> PolicySnapshot:
+        """State, counts, what is left of the budget and what is in flight, as plain data."""
+        plan, now = self._plan, clock.now()
+        places = plan.places
+        return {
+            "name": plan.name,
+            "breaker": None if plan.circuit is None else plan.circuit.snapshot(now),
+            "budget": None if plan.budget is None else plan.budget.ledger.snapshot(now),
+            "limit": None
+            if places is None
+            else {"limit": places.limit, "running": places.running, "waiting": places.waiting},
+        }
+
+    def __repr__(self) -> str:
+        return f"<Policy {self.name!r}: {', '.join(part for part, _ in self._parts) or 'calls through'}>"
+
+
+class Attempts:
+    """What `Policy.attempts` returns: iterate over it once."""
+
+    __slots__ = ("_plan",)
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __iter__(self) -> Iterator[threads.Block]:
+        return threads.attempts(self._plan)
+
+    def __aiter__(self) -> AsyncIterator[aio.Block]:
+        from holdfast.drivers import aio
+
+        return aio.attempts(self._plan)
+
+
+class Guard:
+    """What `Policy.guard` returns: a context manager of both kinds, for one block."""
+
+    __slots__ = ("_async", "_plan", "_sync")
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._sync: threads.Block | None = None
+        self._async: aio.Block | None = None
+
+    def __enter__(self) -> Attempt:
+        self._refuse_again()
+        self._sync = threads.Block(self._plan)
+        return self._sync.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._sync is not None:
+            self._sync.__exit__(kind, error, trace)
+
+    async def __aenter__(self) -> Attempt:
+        from holdfast.drivers import aio
+
+        self._refuse_again()
+        self._async = aio.Block(self._plan)
+        return await self._async.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._async is not None:
+            await self._async.__aexit__(kind, error, trace)
+
+    def _refuse_again(self) -> None:
+        if self._sync is not None or self._async is not None:
+            raise RuntimeError(f"{self._plan.name}: a guard is for one block; call policy.guard() for each")
+
+
+class BreakerHandle:
+    """A policy's breaker for people: its state, and the switches to force it."""
+
+    __slots__ = ("_circuit",)
+
+    def __init__(self, circuit: Circuit) -> None:
+        self._circuit = circuit
+
+    @property
+    def state(self) -> str:
+        """ "closed", "open", "half-open", "forced-open" or "forced-closed"."""
+        return self._circuit.state(clock.now()).value
+
+    def force_open(self) -> None:
+        """Refuse every call until `reset`."""
+        self._force(State.FORCED_OPEN)
+
+    def force_closed(self) -> None:
+        """Let every call pass until `reset`, whatever becomes of it."""
+        self._force(State.FORCED_CLOSED)
+
+    def reset(self) -> None:
+        """Close it and forget what was counted; ends a forced state."""
+        self._force(State.CLOSED)
+
+    def snapshot(self) -> BreakerSnapshot:
+        """State and counts as plain data."""
+        return self._circuit.snapshot(clock.now())
+
+    def _force(self, state: State) -> None:
+        self._circuit.force(state, clock.now())
+        events.publish(self._circuit.take_news())
+
+    def __repr__(self) -> str:
+        return f"<breaker of {self._circuit.name!r}: {self.state}>"
+
+
+def require(*policies: Policy) -> None:
+    """Ask before the work whether all these dependencies are to be called; takes no place and no probe of theirs.
+
+    Raises:
+        BreakerOpen: one of them is surely to be refused; the first in the order given.
+    """
+    now = clock.now()
+    for policy in policies:
+        circuit = policy._plan.circuit
+        refusal = circuit.refusal(now) if circuit is not None else None
+        if refusal is not None:
+            raise refusal
+
+
+def _check_part(field: str, value: object, kind: type) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"Policy.{field} must be a {kind.__name__} or None, got {value!r}")
+
+
+def _kind_of(fn: object) -> str:
+    """ "sync" or "async", seen through partials and callable objects."""
+    if isinstance(fn, classmethod):
+        raise TypeError("decorate below @classmethod: a policy guards a function, and this is not one yet")
+    if not callable(fn):
+        raise TypeError(f"a policy guards something that can be called, got {fn!r}")
+    inner: object = fn
+    while isinstance(inner, (functools.partial, staticmethod)):
+        inner = inner.func if isinstance(inner, functools.partial) else inner.__func__
+    candidates = [inner]
+    if not isinstance(inner, type) and not inspect.isroutine(inner):
+        candidates.append(type(inner).__call__)
+    for candidate in candidates:
+        if inspect.isgeneratorfunction(candidate) or inspect.isasyncgenfunction(candidate):
+            name = getattr(inner, "__qualname__", repr(inner))
+            raise TypeError(f"{name} is a generator: calling it runs nothing yet, so there is nothing to guard; guard what its body calls")
+    return "async" if any(inspect.iscoroutinefunction(candidate) for candidate in candidates) else "sync"
+
+
+def _explain(plan: Plan, limit: Bulkhead | AdaptiveLimit | None, rate_limit: RateLimit | None) -> tuple[tuple[str, str], ...]:
+    guarded = plan if plan.inner is None else plan.inner
+    lines = (
+        ("fallback", plan.fallback and plan.fallback.describe()),
+        ("deadline", plan.deadline and f"{plan.deadline:g} s for the whole call"),
+        ("retry", plan.retry and plan.retry.describe()),
+        ("hedge", plan.hedge and plan.hedge.describe()),
+        ("breaker", guarded.circuit and guarded.circuit.config.describe()),
+        ("rate limit", rate_limit and rate_limit.describe()),
+        ("limit", limit and limit.describe()),
+        ("attempt timeout", guarded.attempt_timeout and f"{guarded.attempt_timeout:g} s for each attempt"),
+    )
+    return tuple((part, text) for part, text in lines if text)
+
+
+# Children of a fork would draw the same jitter as each other, and come back in step: each gets a seed of its own.
+_rngs: weakref.WeakSet[random.Random] = weakref.WeakSet()
+
+
+def _seeded() -> random.Random:
+    rng = random.Random()
+    _rngs.add(rng)
+    return rng
+
+
+def _reseed() -> None:
+    for rng in _rngs:
+        rng.seed()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reseed)

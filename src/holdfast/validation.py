@@ -1,0 +1,95 @@
+"""Checks of what users configure: each error names the field, the allowed range and what was given."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+# A length of time at the public edge: seconds, a timedelta, or text like "250ms". Inside it is float seconds.
+Seconds: TypeAlias = "float | timedelta | str"
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_TEXT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(us|ms|s|m|h)")
+
+
+def to_seconds(field: str, value: object) -> float:
+    """Read a length of time.
+
+    Args:
+        field: its name in the error, like `Breaker.window`.
+        value: a number of seconds, a timedelta, or text: a number and one of us, ms, s, m, h.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(value, str):
+        match = _TEXT.fullmatch(value)
+        if match:
+            return float(match[1]) * _UNITS[match[2]]
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif hasattr(value, "total_seconds"):
+        return float(value.total_seconds())
+    raise ValueError(f'{field} must be seconds, a timedelta or text like "250ms", got {value!r}')
+
+
+def positive_seconds(field: str, value: object) -> float:
+    """A length of time above 0 and finite."""
+    return _in_range(field, to_seconds(field, value), value, "> 0 seconds and finite", low=0.0, low_open=True)
+
+
+def wait_seconds(field: str, value: object) -> float:
+    """A length of time of 0 or more, and finite."""
+    return _in_range(field, to_seconds(field, value), value, ">= 0 seconds and finite", low=0.0)
+
+
+def share(field: str, value: object, *, zero: bool = False) -> float:
+    """A share of something, in (0, 1], or in [0, 1] with `zero`."""
+    text = "in [0, 1]" if zero else "in (0, 1]"
+    return _in_range(field, _number(field, value, text), value, text, low=0.0, low_open=not zero, high=1.0)
+
+
+def number(field: str, value: object, *, low: float, low_open: bool = False) -> float:
+    """A finite number from `low` up."""
+    text = f"{'>' if low_open else '>='} {low:g} and finite"
+    return _in_range(field, _number(field, value, text), value, text, low=low, low_open=low_open)
+
+
+def count(field: str, value: object, *, low: int = 1) -> int:
+    """A whole number from `low` up."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ValueError(f"{field} must be a whole number >= {low}, got {value!r}")
+    return value
+
+
+def choice(field: str, value: str, allowed: tuple[str, ...]) -> str:
+    """One of a few words."""
+    if value not in allowed:
+        raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+def _number(field: str, value: object, text: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{field} must be {text}, got {value!r}")
+    return float(value)
+
+
+def _in_range(
+    field: str,
+    checked: float,
+    given: object,
+    text: str,
+    *,
+    low: float,
+    low_open: bool = False,
+    high: float = math.inf,
+) -> float:
+    inside = low < checked if low_open else low <= checked
+    if not inside or checked > high or not math.isfinite(checked):  # NaN is inside of nothing
+        raise ValueError(f"{field} must be {text}, got {given!r}")
+    return checked
