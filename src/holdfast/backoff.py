@@ -66,6 +66,6 @@ class Backoff:
         return rng.uniform(lower, upper)
 
     def describe(self) -> str:
-        """`0.05 s doubling to 1 s, full jitter`."""
+        """`0.05 s x 2 up to 1 s, full jitter`."""
         jitter = "no jitter" if self.jitter == "none" else f"{self.jitter} jitter"
         return f"{self.base:g} s x {self.factor:g} up to {self.cap:g} s, {jitter}"

@@ -23,27 +23,18 @@ class Deadline:
         budget: the seconds that were given.
         policy: the name of the policy that set it, None for a block.
         parent: the ambient deadline around it.
-        what: "deadline", "attempt timeout" or "shield".
-        attempt: the attempt that it bounds, 0 for none.
     """
 
-    __slots__ = ("at", "attempt", "budget", "parent", "policy", "what")
+    __slots__ = ("at", "budget", "parent", "policy")
 
-    def __init__(
-        self,
-        at: float,
-        budget: float,
-        policy: str | None = None,
-        parent: Deadline | None = None,
-        what: str = "deadline",
-        attempt: int = 0,
-    ) -> None:
+    what = "deadline"
+    attempt = 0
+
+    def __init__(self, at: float, budget: float, policy: str | None, parent: Deadline | None) -> None:
         self.at = at
         self.budget = budget
         self.policy = policy
         self.parent = parent
-        self.what = what
-        self.attempt = attempt
 
     def remaining(self, now: float) -> float:
         """Seconds left, never below 0."""
@@ -73,6 +64,26 @@ class Deadline:
 
     def __repr__(self) -> str:
         return f"<{self.what} of {self.budget:.3g} s{' of ' + self.policy if self.policy else ''}>"
+
+
+class AttemptTimeout(Deadline):
+    """The time of one attempt."""
+
+    __slots__ = ("attempt",)
+
+    what = "attempt timeout"
+
+    def __init__(self, at: float, budget: float, policy: str | None, parent: Deadline | None, attempt: int) -> None:
+        super().__init__(at, budget, policy, parent)
+        self.attempt = attempt
+
+
+class ShieldDeadline(Deadline):
+    """The end of clean-up that may outlive the deadlines around it."""
+
+    __slots__ = ()
+
+    what = "shield"
 
 
 ambient: ContextVar[Deadline | None] = ContextVar("holdfast.deadline", default=None)

@@ -50,13 +50,13 @@ class Rejected(HoldfastError):
     @property
     def retry_after(self) -> float | None:
         """Seconds until asking again makes sense; None where nobody can tell."""
-        if len(self.args) < 2 or self.args[1] is None:
+        if len(self.args) < 2 or self.args[1] is None or self.args[1] == math.inf:
             return None
         return float(self.args[1])
 
     def __str__(self) -> str:
         after = self.retry_after
-        again = "" if after is None or math.isinf(after) else f"; try again in {after:.3g} s"
+        again = "" if after is None else f"; try again in {after:.3g} s"
         return f"{self.policy}: {self.reason}{again}"
 
 

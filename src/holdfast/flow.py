@@ -29,7 +29,7 @@ from random import Random
 from typing import TypeAlias, cast
 
 from holdfast import events
-from holdfast.deadlines import Deadline
+from holdfast.deadlines import AttemptTimeout, Deadline
 from holdfast.errors import BreakerOpen, BulkheadFull, DeadlineExceeded, Rejected
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict, deadline_behind, matches
 from holdfast.policies.adaptive import Adaptive
@@ -65,9 +65,9 @@ class Plan:
     budget: Budget | None = None
     inner: Plan | None = None  # with a hedge: what each of its attempts runs through
 
-    raced: bool = False  # it is such an inside, and the deadline around it is the policy's own
     layered: bool = field(init=False)  # a fallback or a hedge surrounds the calls
     judges: bool = field(init=False)  # results are looked at
+    checks: bool = field(init=False)  # probes ask a health check first
     light: bool = field(init=False)  # a call has nothing to ask before its first failure
 
     def __post_init__(self) -> None:
@@ -75,6 +75,7 @@ class Plan:
         self.judges = (self.retry is not None and self.retry.on_result is not None) or (
             self.circuit is not None and self.circuit.config.on_result is not None
         )
+        self.checks = self.circuit is not None and self.circuit.config.health_check is not None
         asks = (self.deadline, self.attempt_timeout, self.circuit, self.pacer, self.places, self.budget)
         self.light = all(part is None for part in asks) and not self.layered and not self.judges
 
@@ -120,10 +121,8 @@ class Call:
     """
 
     __slots__ = (
-        "_admitted",
         "_attempt_began",
         "_began",
-        "_own",
         "_permit",
         "_place",
         "_plan",
@@ -139,22 +138,17 @@ class Call:
     def __init__(self, plan: Plan, now: float, outer: Deadline | None) -> None:
         self._plan = plan
         self._began = now
-        self._own = plan.raced and outer is not None and outer.policy == plan.name
-        budget = plan.deadline
-        if budget is not None and (outer is None or now + budget < outer.at):
-            self._own = True
-            self.deadline: Deadline | None = Deadline(now + budget, budget, plan.name, outer)
-        else:
-            self.deadline = outer
-        self.limit = self.deadline  # what the attempt runs under
+        self.deadline = outer  # for the whole call
+        self.limit = outer  # for the attempt
         self.attempt = 0
         self.news: list[events.Event] | None = None
         self._recovery: Recovery | None = None
+        # What it holds.
         self._permit = 0  # the breaker's, 0 for none
         self._place = 0  # the limit's, 0 for none
+        self._turn: Pacer | None = None  # of the rate limit, not used yet
         self._ticket: Ticket | None = None
-        self._turn = False  # the rate limit's, not used yet
-        self._admitted = False
+        self._attempt_began: float | None = None  # an attempt is running
 
     # Before the attempt.
 
@@ -168,61 +162,63 @@ class Call:
             Rejected: a policy refused.
             DeadlineExceeded: the time is up.
         """
+        plan = self._plan
         deadline = self.deadline
         if deadline is not None and now >= deadline.at:
             raise deadline.exceeded(now, started=self.attempt > 0, attempt=self.attempt)
-        plan = self._plan
         circuit = plan.circuit
         if circuit is not None:
-            try:
-                self._permit = circuit.admit(now)
-            except Rejected as refusal:
-                self._refused(refusal)
-                raise
+            self._permit = circuit.admit(now)
+            if not self._permit:
+                raise self._refused(circuit.refuse(now), now)
+        if not self.attempt:
+            budget = plan.deadline
+            if budget is not None and (deadline is None or now + budget < deadline.at):
+                self.deadline = Deadline(now + budget, budget, plan.name, deadline)
         if plan.pacer is not None:
             return self._pace(plan.pacer, now)
-        return self._take_place(now)
-
-    def resume(self, now: float) -> Step | None:
-        """After a step was done: None when the attempt may start, else the next step. Raises as `admit` does."""
-        if self._ticket is not None:
-            self._leave_queue(now)
-        deadline = self.deadline
-        if deadline is not None and now >= deadline.at:
-            self.abandon(now)
-            raise deadline.exceeded(now, started=self.attempt > 0, attempt=self.attempt)
-        if self._admitted:
-            return None
-        return self._start(now) if self._place else self._take_place(now)
-
-    def checked(self, healthy: bool, now: float) -> None:
-        """What the health check said. Raises BreakerOpen if it was bad."""
-        circuit = cast(Circuit, self._plan.circuit)
-        if healthy:
-            self._attempt_began = now
-            return
-        self._settle(FAILURE, now, None)
-        raise self._refused(circuit.refusal(now) or BreakerOpen(circuit.name))
-
-    def _pace(self, pacer: Pacer, now: float) -> Step | None:
-        try:
-            delay = pacer.admit(now, math.inf if self.deadline is None else self.deadline.at)
-        except Rejected as refusal:
-            self._refused(refusal, now)
-            raise
-        if delay:
-            self._turn = True
-            return Sleep(delay)
-        return self._take_place(now)
-
-    def _take_place(self, now: float) -> Step | None:
-        self._turn = False
-        places = self._plan.places
+        places = plan.places
         if places is not None:
             self._place = places.enter()
             if not self._place:
                 return self._queue(places, now)
         return self._start(now)
+
+    def resume(self, now: float) -> Step | None:
+        """After a step was done: None when the attempt may start, else the next step. Raises as `admit` does."""
+        deadline = self.deadline
+        late = deadline is not None and now >= deadline.at
+        places = self._plan.places
+        if self._ticket is not None and places is not None:
+            ticket, self._ticket = self._ticket, None
+            self._place = places.leave(ticket)
+            if not self._place and not late:
+                raise self._refused(BulkheadFull(self._plan.name), now)
+        if deadline is not None and late:
+            self.abandon(now)
+            raise deadline.exceeded(now, started=self.attempt > 0, attempt=self.attempt)
+        if places is not None and not self._place:
+            self._place = places.enter()
+            if not self._place:
+                return self._queue(places, now)
+        return self._start(now)
+
+    def checked(self, healthy: bool, now: float) -> None:
+        """What the health check said; the attempt may start. Raises BreakerOpen if it was bad."""
+        if healthy:
+            self._attempt_began = now
+            return
+        circuit = cast(Circuit, self._plan.circuit)
+        self._settle(FAILURE, now, None)
+        raise self._refused(circuit.refuse(now), now)
+
+    def _pace(self, pacer: Pacer, now: float) -> Step | None:
+        try:
+            delay = pacer.admit(now, math.inf if self.deadline is None else self.deadline.at)
+        except Rejected as refusal:
+            raise self._refused(refusal, now) from None
+        self._turn = pacer
+        return Sleep(delay) if delay else self.resume(now)
 
     def _queue(self, places: Places, now: float) -> Step | None:
         wait = self._plan.wait
@@ -232,27 +228,23 @@ class Call:
         until = now + wait
         return Queue(self._ticket, until if self.deadline is None else self.deadline.tighten(until))
 
-    def _leave_queue(self, now: float) -> None:
-        ticket, self._ticket = cast(Ticket, self._ticket), None
-        self._place = cast(Places, self._plan.places).leave(ticket)
-        if not self._place and not (self.deadline is not None and now >= self.deadline.at):
-            raise self._refused(BulkheadFull(self._plan.name), now)
-
     def _start(self, now: float) -> Step | None:
         plan = self._plan
-        self.attempt += 1
-        self._admitted = True
+        deadline = self.deadline
+        self._turn = None
         self._attempt_began = now
-        deadline, timeout = self.deadline, plan.attempt_timeout
+        self.attempt = attempt = self.attempt + 1
+        if attempt == 1 and plan.budget is not None:
+            plan.budget.ledger.deposit(now)
+        timeout = plan.attempt_timeout
         if timeout is not None and (deadline is None or now + timeout < deadline.at):
-            self.limit = Deadline(now + timeout, timeout, plan.name, deadline, "attempt timeout", self.attempt)
+            self.limit = AttemptTimeout(now + timeout, timeout, plan.name, deadline, attempt)
         else:
             self.limit = deadline
-        if plan.budget is not None and self.attempt == 1:
-            plan.budget.ledger.deposit(now)
-        circuit = plan.circuit
-        if circuit is not None and circuit.config.health_check is not None and circuit.is_probe(self._permit):
-            return HealthCheck(circuit.config)
+        if plan.checks:
+            circuit = cast(Circuit, plan.circuit)
+            if circuit.is_probe(self._permit):
+                return HealthCheck(circuit.config)
         return None
 
     # After the attempt: seconds to wait before the next, or None for none.
@@ -288,16 +280,16 @@ class Call:
             self._note(error, now, f"{type(error).__name__} is not retried")
         return None
 
-    def began_with(self, error: Exception, now: float) -> float | None:
-        """The first attempt was made before there was a call, and raised."""
-        self.attempt = 1
-        return self.failed(error, now)
+    @property
+    def holds(self) -> bool:
+        """Whether there is something to give back."""
+        return bool(self._permit or self._place or self._turn or self._ticket)
 
     def abandon(self, now: float) -> None:
         """Give everything back: the driver was interrupted, or will not go on. Does nothing when nothing is held."""
-        if self._turn:
-            self._turn = False
-            cast(Pacer, self._plan.pacer).cancel()
+        if self._turn is not None:
+            pacer, self._turn = self._turn, None
+            pacer.cancel()
         if self._ticket is not None:
             ticket, self._ticket = self._ticket, None
             self._place = cast(Places, self._plan.places).leave(ticket)
@@ -305,20 +297,25 @@ class Call:
 
     def _settle(self, verdict: Verdict, now: float, error: BaseException | None) -> None:
         plan = self._plan
-        ran, self._admitted = self._admitted, False
-        elapsed = now - self._attempt_began if ran else 0.0
-        if self._permit:
-            permit, self._permit = self._permit, 0
+        began, self._attempt_began = self._attempt_began, None
+        elapsed = 0.0 if began is None else now - began
+        permit = self._permit
+        if permit:
+            self._permit = 0
             cast(Circuit, plan.circuit).settle(permit, verdict, now, elapsed)
-        if self._place:
-            place, self._place = self._place, 0
-            if plan.adaptive is not None and ran:
+        place = self._place
+        if place:
+            self._place = 0
+            if plan.adaptive is not None and began is not None:
                 plan.adaptive.settle(verdict, elapsed)
             cast(Places, plan.places).release(place)
         if events.listeners is not None:
-            if ran:
+            if began is not None:
                 self._tell(events.AttemptEnded(plan.name, self.attempt, verdict.value, elapsed, error))
-            self._collect(now)
+                outrun = None if self.limit is None else outran(self.limit, now)
+                if outrun is not None:
+                    self._tell(outrun)
+            self._collect()
 
     def _recover(self, failure: object, now: float) -> float | None:
         plan = self._plan
@@ -358,10 +355,11 @@ class Call:
         if cut is None and not (isinstance(error, TimeoutError) and now >= deadline.at):
             return False
         own = self._plan.attempt_timeout
-        if self._own:
+        began = now if self._attempt_began is None else self._attempt_began
+        if deadline.policy == self._plan.name:
             # The policy's own deadline cuts: with no attempt timeout below it, the attempt had all the time there is.
-            return own is not None and own < deadline.budget and now - self._attempt_began < own
-        return own is None or now - self._attempt_began < own
+            return own is not None and own < deadline.budget and now - began < own
+        return own is None or now - began < own
 
     # Telling.
 
@@ -371,12 +369,12 @@ class Call:
             news, self.news = self.news, None
             events.publish(news)
 
-    def _refused(self, refusal: Rejected, now: float | None = None) -> Rejected:
-        if now is not None:
+    def _refused(self, refusal: Rejected, now: float) -> Rejected:
+        if self.holds:
             self.abandon(now)
         if events.listeners is not None:
             self._tell(events.Refused(self._plan.name, type(refusal).__name__))
-            self._collect(None)
+            self._collect()
         return refusal
 
     def _tell(self, event: events.Event) -> None:
@@ -384,16 +382,12 @@ class Call:
             self.news = []
         self.news.append(event)
 
-    def _collect(self, now: float | None) -> None:
+    def _collect(self) -> None:
         plan = self._plan
         for part in (plan.circuit, plan.adaptive):
             if part is not None and part.news:
                 for event in part.take_news():
                     self._tell(event)
-        if now is not None and self.limit is not None:
-            outrun = outran(self.limit, now)
-            if outrun is not None:
-                self._tell(outrun)
 
     def _note(self, error: BaseException, now: float, reason: str) -> None:
         tries = f"{self.attempt} attempt{'s' if self.attempt != 1 else ''}"
@@ -415,6 +409,26 @@ def note(error: BaseException, policy: str, text: str) -> None:
     if notes:
         notes[:] = [line for line in notes if not line.startswith(f"{lead}gave up")]
     error.add_note(lead + text)
+
+
+def refuse(circuit: Circuit, now: float) -> Rejected:
+    """The refusal of an open breaker. Drivers ask before they build anything for the call, so it costs little more than raising.
+
+    No variable of theirs may hold it: its traceback holds their frame, and the ring would wait for the garbage collector.
+    """
+    if events.listeners is not None:
+        events.publish([events.Refused(circuit.name, BreakerOpen.__name__)])
+    return BreakerOpen(circuit.name, circuit.open_until - now)
+
+
+def rescue(plan: Plan, error: Exception, now: float, outer: Deadline | None) -> tuple[Call, float] | None:
+    """A light call's first attempt raised: the call that goes on from there, and after how long; None where it does not."""
+    if plan.retry is None:
+        return None
+    call = Call(plan, now, outer)
+    call.attempt = 1
+    delay = call.failed(error, now)
+    return None if delay is None else (call, delay)
 
 
 def falls_back(plan: Plan, error: Exception, outer: Deadline | None) -> Fallback | None:

@@ -130,7 +130,7 @@ class Policy:
         plan.budget = retry.budget if retry is not None else None
         self._single = replace(plan, retry=None, budget=None, fallback=None)
         if hedge is not None:
-            inner = replace(self._single, deadline=None, raced=True)
+            inner = replace(self._single, deadline=None)
             plan = Plan(name, plan.rng, deadline=plan.deadline, hedge=hedge, inner=inner, fallback=fallback)
             plan.patience, plan.budget = Patience(hedge), hedge.budget
             plan.circuit, plan.places = inner.circuit, inner.places

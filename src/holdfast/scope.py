@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from holdfast import events
-from holdfast.deadlines import Deadline, ambient
+from holdfast.deadlines import Deadline, ShieldDeadline, ambient
 from holdfast.drivers import clock
 from holdfast.flow import outran
 from holdfast.validation import Seconds, positive_seconds, to_seconds
@@ -168,7 +168,7 @@ class Shield:
     def __enter__(self) -> Self:
         if self._token is not None:
             raise RuntimeError("this shield is entered already; make another with holdfast.shield(...)")
-        self.limit = Deadline(clock.now() + self._seconds, self._seconds, None, ambient.get(), "shield")
+        self.limit = ShieldDeadline(clock.now() + self._seconds, self._seconds, None, ambient.get())
         self._token = ambient.set(self.limit)
         return self
 

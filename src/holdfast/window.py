@@ -3,25 +3,37 @@
 Two ways of counting "the last 60 seconds" forget wrongly: a fixed window forgets everything at its edge, and a counter
 with an expiry lives for ever if its process dies between the two commands. Here the window is cut into slices that fall
 off one by one. Nothing older than the window is ever counted; at most one slice (a sixtieth of the window) is
-forgotten early. Adding costs the same however long the window is, and memory does not depend on the traffic.
+forgotten early. Memory does not depend on the traffic, and counting costs the same however long the window is.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import count
 
 SLICES = 60
 
 
 class Window:
-    """Counts of a few kinds of things over the last `span` seconds. Not locked: its owner is.
+    """Counts of a few kinds of things over the last `span` seconds.
+
+    The counters only ever rise, and what they said at the beginning of each slice is kept; the difference is what happened since.
+    So to count one thing is a single step of `itertools.count`, which needs no lock:
+
+        if now >= window.turns_at:
+            with lock:
+                window.turn(now)
+        window.bump[kind]()
+
+    Everything else is called under the owner's lock. A thing counted by a thread that was stopped between the two steps lands in a
+    slice that is a little too new; it is never lost.
 
     Args:
         span: seconds, > 0.
         kinds: how many kinds are counted apart.
     """
 
-    __slots__ = ("_kinds", "_row", "_rows", "_slice", "_width", "totals")
+    __slots__ = ("_kinds", "_marks", "_newest", "_reads", "_width", "bump", "turns_at")
 
     def __init__(self, span: float, kinds: int) -> None:
         self._kinds = kinds
@@ -30,33 +42,33 @@ class Window:
 
     def clear(self) -> None:
         """Forget everything."""
-        self.totals = [0] * self._kinds
-        self._rows = [[0] * self._kinds for _ in range(SLICES)]
-        self._slice = 0
-        self._row = self._rows[0]
+        self.bump = tuple(count().__next__ for _ in range(self._kinds))
+        self.turns_at = -math.inf  # the newest slice ends here
+        self._reads = 0
+        self._newest = -SLICES
+        self._marks = [[0] * self._kinds] * SLICES
 
-    def add(self, kind: int, now: float) -> None:
-        """Count one thing of this kind. A `now` from before the newest slice (threads race) counts in the newest."""
-        if now // self._width > self._slice:
-            self.advance(now)
-        self._row[kind] += 1
-        self.totals[kind] += 1
-
-    def advance(self, now: float) -> None:
-        """Let what is older than the window fall off; afterwards `totals` holds."""
+    def turn(self, now: float) -> None:
+        """Begin the slice that `now` is in, if it is not the newest already."""
         newest = int(now // self._width)
-        if newest <= self._slice:
-            return
-        if newest - self._slice >= SLICES:
-            self.clear()
-        else:
-            for index in range(self._slice + 1, newest + 1):
-                row = self._rows[index % SLICES]
-                for kind, n in enumerate(row):
-                    self.totals[kind] -= n
-                    row[kind] = 0
-        self._slice = newest
-        self._row = self._rows[newest % SLICES]
+        counts = self._read()
+        for index in range(max(self._newest, newest - SLICES) + 1, newest + 1):
+            self._marks[index % SLICES] = counts
+        if newest > self._newest:
+            self._newest = newest
+            self.turns_at = (newest + 1) * self._width
+
+    def totals(self, now: float) -> list[int]:
+        """How often each kind happened in the window that ends at `now`."""
+        if now >= self.turns_at:
+            self.turn(now)
+        oldest = self._marks[(self._newest + 1) % SLICES]
+        return [total - before for total, before in zip(self._read(), oldest, strict=True)]
+
+    def _read(self) -> list[int]:
+        # A counter can only be read by stepping it, so the steps of reading are taken off again.
+        self._reads += 1
+        return [step() - self._reads + 1 for step in self.bump]
 
 
 class Latencies:

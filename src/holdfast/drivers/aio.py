@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from holdfast import events
 from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers.backends import Backend, Cutoff, backend
-from holdfast.drivers.clock import Clock, current
-from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back
+from holdfast.drivers.clock import Clock, current, now
+from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back, refuse, rescue
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,10 +26,16 @@ def wrap(plan: Plan, fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]
     """The async `fn` behind the policy, with its name, its documentation and its signature."""
     if plan.light:
         return _wrap_light(plan, fn)
+    through = _run_layered if plan.layered else _run
+    circuit = None if plan.layered else plan.circuit
 
     @functools.wraps(fn)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        return await run(plan, fn, args, kwargs)
+        if circuit is not None and circuit.open_until > 0.0:
+            moment = current.get().now()
+            if moment < circuit.open_until:
+                raise refuse(circuit, moment)
+        return await through(plan, fn, args, kwargs)
 
     return guarded
 
@@ -38,37 +44,39 @@ def _wrap_light(plan: Plan, fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaita
     @functools.wraps(fn)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         if events.listeners is not None:
-            return await run(plan, fn, args, kwargs)
+            return await _run(plan, fn, args, kwargs)
         try:
             return await fn(*args, **kwargs)
         except Exception as error:
-            if plan.retry is None:
+            rescued = rescue(plan, error, now(), ambient.get())
+            if rescued is None:
                 raise
-            failure = error
-        return await _rescue(plan, fn, args, kwargs, failure)
+        return await _run(plan, fn, args, kwargs, rescued)
 
     return guarded
 
 
-async def run(plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+def run(plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Awaitable[R]:
     """Call the async `fn` through the policy."""
-    if plan.layered:
-        return await _run_layered(plan, fn, args, kwargs)
-    clock = current.get()
-    now = clock.now()
-    return await _attempt(plan, Call(plan, now, ambient.get()), clock, now, fn, args, kwargs)
+    return _run_layered(plan, fn, args, kwargs) if plan.layered else _run(plan, fn, args, kwargs)
 
 
-async def _attempt(
+async def _run(
     plan: Plan,
-    call: Call,
-    clock: Clock,
-    now: float,
     fn: Callable[..., Awaitable[R]],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    rescued: tuple[Call, float] | None = None,
 ) -> R:
+    clock = current.get()
+    now = clock.now()
     loop = backend()
+    if rescued is None:
+        call = Call(plan, now, ambient.get())
+    else:
+        call, delay = rescued
+        await _pause(call, delay, loop)
+        now = clock.now()
     try:
         while True:
             step = call.admit(now)
@@ -98,23 +106,12 @@ async def _attempt(
             await _pause(call, delay, loop)
             now = clock.now()
     except BaseException:
-        call.abandon(clock.now())
+        if call.holds:
+            call.abandon(clock.now())
         raise
     finally:
         if call.news:
             call.tell()
-
-
-async def _rescue(
-    plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any], failure: Exception
-) -> R:
-    clock = current.get()
-    call = Call(plan, clock.now(), ambient.get())
-    delay = call.began_with(failure, clock.now())
-    if delay is None:
-        raise failure
-    await _pause(call, delay, backend())
-    return await _attempt(plan, call, clock, clock.now(), fn, args, kwargs)
 
 
 async def _pause(call: Call, delay: float, loop: Backend) -> None:
@@ -165,9 +162,7 @@ async def _run_layered(plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[
     try:
         if plan.hedge is not None:
             return await _run_race(plan, outer, fn, args, kwargs)
-        clock = current.get()
-        now = clock.now()
-        return await _attempt(plan, Call(plan, now, outer), clock, now, fn, args, kwargs)
+        return await _run(plan, fn, args, kwargs)
     except Exception as error:
         fallback = falls_back(plan, error, outer)
         if fallback is None:
@@ -232,20 +227,23 @@ class Block:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         ambient.reset(cast("Token[Deadline | None]", self._token))
-        cut: BaseException | None = None
         try:
             cast(Cutoff, self._cutoff).__exit__(kind, error, trace)
         except BaseException as exceeded:
-            error = cut = exceeded
+            self._ended(exceeded)
+            if self.delay is None:
+                raise
+        else:
+            self._ended(error)
+        return self.delay is not None
+
+    def _ended(self, error: BaseException | None) -> None:
         now = self._clock.now()
         if error is None:
             self._call.succeeded(now)
         else:
             self.delay = self._call.failed(error, now)
         self._call.tell()
-        if cut is not None and self.delay is None:
-            raise cut
-        return self.delay is not None
 
     async def pause(self) -> None:
         """Wait until the next attempt is due."""

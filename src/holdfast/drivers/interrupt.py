@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from holdfast.deadlines import Deadline, ambient
+from holdfast.deadlines import Deadline, ShieldDeadline, ambient
 from holdfast.drivers import clock
 
 # Code that swallows the error is interrupted again; clean-up has this long, or a shield.
@@ -107,7 +107,7 @@ def _shielded_until(interrupt: Interrupt) -> float | None:
     for link in inside.around() if inside is not None else ():
         if link is interrupt.limit:
             return None
-        if link.what == "shield":
+        if isinstance(link, ShieldDeadline):
             return link.at
     return None
 
@@ -125,4 +125,4 @@ def _in_users_code(frame: FrameType | None) -> bool:
 
 
 # The functions of the drivers that call what the user gave; everything else of this package is bookkeeping.
-_CALLS_USER = frozenset({"_attempt", "guarded", "carried"})
+_CALLS_USER = frozenset({"_run", "guarded", "carried"})

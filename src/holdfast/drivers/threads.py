@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from holdfast import events
 from holdfast.deadlines import Deadline, ambient
-from holdfast.drivers.clock import Clock, current
-from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back
+from holdfast.drivers.clock import Clock, current, now
+from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back, refuse, rescue
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,10 +27,16 @@ def wrap(plan: Plan, fn: Callable[P, R]) -> Callable[P, R]:
     """`fn` behind the policy, with its name, its documentation and its signature."""
     if plan.light:
         return _wrap_light(plan, fn)
+    through = _run_layered if plan.layered else _run
+    circuit = None if plan.layered else plan.circuit
 
     @functools.wraps(fn)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        return run(plan, fn, args, kwargs)
+        if circuit is not None and circuit.open_until > 0.0:
+            moment = current.get().now()
+            if moment < circuit.open_until:
+                raise refuse(circuit, moment)
+        return through(plan, fn, args, kwargs)
 
     return guarded
 
@@ -40,35 +46,43 @@ def _wrap_light(plan: Plan, fn: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(fn)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         if events.listeners is not None:
-            return run(plan, fn, args, kwargs)
+            return _run(plan, fn, args, kwargs)
         try:
             result = fn(*args, **kwargs)
             # type(result) would be more usual, and is what costs the most here.
             if result.__class__ is not CoroutineType:
                 return result
         except Exception as error:
-            if plan.retry is None:
+            rescued = rescue(plan, error, now(), ambient.get())
+            if rescued is None:
                 raise
-            failure = error
         else:
             raise _refuse_coroutine(fn, result)
-        return _rescue(plan, fn, args, kwargs, failure)
+        return _run(plan, fn, args, kwargs, rescued)
 
     return guarded
 
 
 def run(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
     """Call `fn` through the policy."""
-    if plan.layered:
-        return _run_layered(plan, fn, args, kwargs)
+    return _run_layered(plan, fn, args, kwargs) if plan.layered else _run(plan, fn, args, kwargs)
+
+
+def _run(
+    plan: Plan,
+    fn: Callable[..., R],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    rescued: tuple[Call, float] | None = None,
+) -> R:
     clock = current.get()
     now = clock.now()
-    return _attempt(plan, Call(plan, now, ambient.get()), clock, now, fn, args, kwargs)
-
-
-def _attempt(
-    plan: Plan, call: Call, clock: Clock, now: float, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> R:
+    if rescued is None:
+        call = Call(plan, now, ambient.get())
+    else:
+        call, delay = rescued
+        _pause(call, delay, clock)
+        now = clock.now()
     try:
         while True:
             step = call.admit(now)
@@ -95,23 +109,12 @@ def _attempt(
             _pause(call, delay, clock)
             now = clock.now()
     except BaseException:
-        call.abandon(clock.now())
+        if call.holds:
+            call.abandon(clock.now())
         raise
     finally:
         if call.news:
             call.tell()
-
-
-def _rescue(
-    plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], failure: Exception
-) -> R:
-    clock = current.get()
-    call = Call(plan, clock.now(), ambient.get())
-    delay = call.began_with(failure, clock.now())
-    if delay is None:
-        raise failure
-    _pause(call, delay, clock)
-    return _attempt(plan, call, clock, clock.now(), fn, args, kwargs)
 
 
 def _pause(call: Call, delay: float, clock: Clock) -> None:
@@ -163,9 +166,7 @@ def _run_layered(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs
     try:
         if plan.hedge is not None:
             return _run_race(plan, outer, fn, args, kwargs)
-        clock = current.get()
-        now = clock.now()
-        return _attempt(plan, Call(plan, now, outer), clock, now, fn, args, kwargs)
+        return _run(plan, fn, args, kwargs)
     except Exception as error:
         fallback = falls_back(plan, error, outer)
         if fallback is None:

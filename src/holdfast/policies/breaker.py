@@ -33,7 +33,7 @@ from typing import TypedDict, cast
 from holdfast import events
 from holdfast.errors import BreakerOpen
 from holdfast.locks import Guarded
-from holdfast.outcome import FAILURE, IGNORED, Matcher, Verdict, check_matcher
+from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Matcher, Verdict, check_matcher
 from holdfast.validation import Seconds, count, positive_seconds, share
 from holdfast.window import Window
 
@@ -167,9 +167,10 @@ class Circuit(Guarded):
     """
 
     __slots__ = (
+        "_all_well",
+        "_counting_permit",
         "_credit",
         "_generation",
-        "_open_until",
         "_passed",
         "_pause",
         "_probes",
@@ -182,6 +183,7 @@ class Circuit(Guarded):
         "config",
         "name",
         "news",
+        "open_until",
     )
 
     def __init__(self, config: Breaker, name: str, rng: Random) -> None:
@@ -194,41 +196,44 @@ class Circuit(Guarded):
         self._window = Window(cast(float, config.window), kinds=3)
         self._generation = 0
         self._state = State.CLOSED
-        self._open_until = _NEVER
+        self.open_until = _NEVER  # before this moment every call is refused
         self._pause = 0.0
         self._enter(State.CLOSED)
 
     # What the flow calls.
 
     def admit(self, now: float) -> int:
-        """Ask to make a call.
+        """Ask to make a call: a permit for `settle`, or 0 when it is not to be made, and `refuse` says why.
 
-        Returns:
-            A permit for `settle`: the generation of the state that gave it.
-
-        Raises:
-            BreakerOpen: it is not to be made.
+        The permit is the generation of the state that gave it.
         """
-        # Two plain reads answer for the states that all calls meet; only half-open counts, and takes the lock.
+        # Two plain reads answer for the states that most calls meet; only half-open counts, and takes the lock.
         permit = self._shut_permit
-        if permit:
+        if permit or now < self.open_until:
             return permit
-        until = self._open_until
-        if now < until:
-            raise BreakerOpen(self.name, None if until == _ALWAYS else until - now)
         with self._lock:
             return self._admit_probe(now)
 
+    def refuse(self, now: float) -> BreakerOpen:
+        """The error for a call that was not admitted."""
+        return BreakerOpen(self.name, self.open_until - now if now < self.open_until else None)
+
     def settle(self, permit: int, verdict: Verdict, now: float, elapsed: float) -> None:
         """Tell what became of a call that was admitted, and how many seconds it took."""
-        with self._lock:
-            if permit != self._generation:
+        slow = elapsed >= self._slow_after
+        if permit == self._counting_permit and verdict is not IGNORED:
+            window = self._window
+            if now >= window.turns_at:
+                with self._lock:
+                    self._turn(now)
+            window.bump[_CALLS]()
+            if self._all_well and verdict is SUCCESS and not slow:
                 return
-            if self._state is State.CLOSED:
-                if verdict is not IGNORED:
-                    self._count(verdict is FAILURE, elapsed >= self._slow_after, now)
-            elif self._state is State.HALF_OPEN:
-                self._probe_ended(verdict, elapsed >= self._slow_after, now)
+        with self._lock:
+            if permit == self._counting_permit:
+                self._judge(verdict, slow, now)
+            elif permit == self._generation and self._state is State.HALF_OPEN:
+                self._probe_ended(verdict, slow, now)
 
     def is_probe(self, permit: int) -> bool:
         """Whether this permit is that of a probe."""
@@ -237,14 +242,12 @@ class Circuit(Guarded):
     # The rules. Everything below runs under the lock.
 
     def _admit_probe(self, now: float) -> int:
-        if self._state is State.OPEN and now >= self._open_until:
+        if self._state is State.OPEN and now >= self.open_until:
             self._change(State.HALF_OPEN, f"{self._pause:.3g} s have passed", now)
-        if self._shut_permit:  # it was closed between the reads and the lock
+        if self._state is not State.HALF_OPEN:  # it changed between the reads and the lock
             return self._shut_permit
-        if self._state is not State.HALF_OPEN:
-            raise BreakerOpen(self.name, None if self._open_until == _ALWAYS else self._open_until - now)
         if self._probes >= self.config.max_probes or not self._is_its_turn():
-            raise BreakerOpen(self.name)
+            return 0
         self._probes += 1
         return self._generation
 
@@ -259,23 +262,29 @@ class Circuit(Guarded):
         self._credit -= 1.0
         return True
 
-    def _count(self, failed: bool, slow: bool, now: float) -> None:
-        window = self._window
-        window.add(_CALLS, now)
-        if failed:
-            window.add(_FAILURES, now)
+    def _turn(self, now: float) -> None:
+        _, failures, slow = self._window.totals(now)
+        self._all_well = not failures and not slow and not self._streak
+
+    def _judge(self, verdict: Verdict, slow: bool, now: float) -> None:
+        if verdict is IGNORED:
+            return
+        if verdict is FAILURE:
+            self._window.bump[_FAILURES]()
             self._streak += 1
+            self._all_well = False
         else:
             self._streak = 0
         if slow:
-            window.add(_SLOW, now)
-        reason = self._reason_to_open()
+            self._window.bump[_SLOW]()
+            self._all_well = False
+        reason = self._reason_to_open(now)
         if reason:
             self._open(cast(float, self.config.open_for), reason, now)
 
-    def _reason_to_open(self) -> str | None:
+    def _reason_to_open(self, now: float) -> str | None:
         config = self.config
-        calls, failures, slow = self._window.totals
+        calls, failures, slow = self._window.totals(now)
         if config.consecutive is not None and self._streak >= config.consecutive:
             return f"{self._streak} failures in a row"
         if calls < config.min_calls:
@@ -301,7 +310,7 @@ class Circuit(Guarded):
 
     def _open(self, pause: float, reason: str, now: float) -> None:
         self._pause = pause
-        self._open_until = now + pause
+        self.open_until = now + pause
         self._change(State.OPEN, reason, now)
 
     def _change(self, state: State, reason: str, now: float) -> None:
@@ -315,12 +324,14 @@ class Circuit(Guarded):
         self._generation += 1
         self._state = state
         self._shut_permit = self._generation if state in (State.CLOSED, State.FORCED_CLOSED) else 0
+        self._counting_permit = self._generation if state is State.CLOSED else -1
         if state is State.FORCED_OPEN:
-            self._open_until = _ALWAYS
+            self.open_until = _ALWAYS
         elif state is not State.OPEN:
-            self._open_until = _NEVER
+            self.open_until = _NEVER
         if state is State.CLOSED:
             self._window.clear()
+            self._all_well = True  # no failure and nothing slow in the window: a success has nothing to weigh
         self._streak = self._probes = self._passed = 0
         self._credit = 1.0 - self.config.probe_share  # the first call of a half-open state is a probe
 
@@ -334,16 +345,12 @@ class Circuit(Guarded):
     def state(self, now: float) -> State:
         """The state at `now`: an open breaker whose pause is over is half-open, though no call has come to see it."""
         state = self._state
-        return State.HALF_OPEN if state is State.OPEN and now >= self._open_until else state
+        return State.HALF_OPEN if state is State.OPEN and now >= self.open_until else state
 
     def refusal(self, now: float) -> BreakerOpen | None:
         """The error with which a call would surely be refused at `now`; None where it may pass. Takes no probe's place."""
-        state, until = self._state, self._open_until
-        if now < until:
-            return BreakerOpen(self.name, None if until == _ALWAYS else until - now)
-        if state is State.HALF_OPEN and self._probes >= self.config.max_probes:
-            return BreakerOpen(self.name)
-        return None
+        full = self._state is State.HALF_OPEN and self._probes >= self.config.max_probes
+        return self.refuse(now) if full or now < self.open_until else None
 
     def take_news(self) -> list[events.Event]:
         """The changes of state that nobody was told of yet."""
@@ -354,9 +361,8 @@ class Circuit(Guarded):
     def snapshot(self, now: float) -> BreakerSnapshot:
         """Plain data about the breaker at `now`."""
         with self._lock:
-            self._window.advance(now)
-            calls, failures, slow = self._window.totals
-            wait = self._open_until - now
+            calls, failures, slow = self._window.totals(now)
+            wait = self.open_until - now
             return {
                 "state": self.state(now).value,
                 "calls": calls,
@@ -370,9 +376,9 @@ class Circuit(Guarded):
     def _after_fork(self) -> None:
         # The probes belong to threads that only the parent has; a new generation lets none of them report here.
         self.news.clear()
-        state, until, pause = self._state, self._open_until, self._pause
+        state, until, pause = self._state, self.open_until, self._pause
         if state is State.HALF_OPEN:
             self._enter(state)
-            self._open_until, self._pause = until, pause
+            self.open_until, self._pause = until, pause
 
 

@@ -48,28 +48,29 @@ class Ledger(Guarded):
 
     def deposit(self, now: float) -> None:
         """Count a call."""
-        with self._lock:
-            self._window.add(_CALLS, now)
+        window = self._window
+        if now >= window.turns_at:
+            with self._lock:
+                window.turn(now)
+        window.bump[_CALLS]()
 
     def withdraw(self, now: float) -> bool:
         """Ask for a retry: True grants and counts it."""
         with self._lock:
-            if self._left(now) < 1:
-                return False
-            self._window.add(_RETRIES, now)
-            return True
+            calls, retries = self._window.totals(now)
+            granted = self._allowed(calls) > retries
+            if granted:
+                self._window.bump[_RETRIES]()
+            return granted
 
-    def _left(self, now: float) -> int:
-        self._window.advance(now)
-        calls, retries = self._window.totals
-        return int(self._ratio * calls + self._floor + _ROUNDING) - retries
+    def _allowed(self, calls: int) -> int:
+        return int(self._ratio * calls + self._floor + _ROUNDING)
 
     def snapshot(self, now: float) -> BudgetSnapshot:
         """Plain data about the budget at `now`."""
         with self._lock:
-            left = self._left(now)
-            calls, retries = self._window.totals
-        return {"calls": calls, "retries": retries, "left": max(0, left)}
+            calls, retries = self._window.totals(now)
+        return {"calls": calls, "retries": retries, "left": max(0, self._allowed(calls) - retries)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -34,46 +34,55 @@ class Ticket:
 class Places(Guarded):
     """Places and the queue for them.
 
+    Free places are tokens in a deque: taking and giving back is one step that needs no lock, as long as nobody waits. Whoever frees
+    a place looks at the queue afterwards, whoever queues looks at the places afterwards, so one of the two sees the other.
+
     Args:
         limit: how many calls may run at once.
         queue: how many may wait.
     """
 
-    __slots__ = ("_generation", "_queue", "_waiting", "limit", "running")
+    __slots__ = ("_free", "_generation", "_owed", "_queue", "_waiting", "limit")
 
     def __init__(self, limit: int, queue: int) -> None:
         super().__init__()
         self.limit = limit
-        self.running = 0
         self._queue = queue
         self._waiting: deque[Ticket] = deque()
-        self._generation = 1
+        self._generation = 1  # every token is this number; a fork begins a new one
+        self._free = deque([self._generation] * limit)
+        self._owed = 0  # places that a smaller limit takes back as they are freed
 
     @property
     def waiting(self) -> int:
         """How many stand in the queue."""
         return len(self._waiting)
 
+    @property
+    def running(self) -> int:
+        """How many places are taken."""
+        return max(0, self.limit + self._owed - len(self._free))
+
     def enter(self) -> int:
         """Take a place: a permit to give back with `release`, or 0 when there is none."""
-        with self._lock:
-            if self.running >= self.limit or self._waiting:
-                return 0
-            self.running += 1
-            return self._generation
+        if self._waiting:
+            return 0
+        try:
+            return self._free.pop()
+        except IndexError:
+            return 0
 
     def join(self) -> Ticket | None:
         """Take a ticket; None when the queue is full. A place that came free since `enter` serves it at once."""
         with self._lock:
             ticket = Ticket()
-            if self.running < self.limit and not self._waiting:
-                self.running += 1
-                ticket.permit = self._generation
-            elif len(self._waiting) >= self._queue:
-                return None
-            else:
-                self._waiting.append(ticket)
-            return ticket
+            self._waiting.append(ticket)
+            served = self._serve()
+            refused = not ticket.permit and len(self._waiting) > self._queue
+            if refused:
+                self._waiting.pop()
+        self._wake(served)
+        return None if refused else ticket
 
     def leave(self, ticket: Ticket) -> int:
         """Stop waiting: the permit if the ticket was served, else 0."""
@@ -84,28 +93,45 @@ class Places(Guarded):
 
     def release(self, permit: int) -> None:
         """Give a place back, and wake whoever gets it."""
-        with self._lock:
-            if permit != self._generation:  # from before a fork
-                return
-            self.running -= 1
-            if not self._waiting:
-                return
-            served = self._serve()
-        self._wake(served)
+        if permit != self._generation:  # from before a fork
+            return
+        if self._owed:
+            with self._lock:
+                if self._owed:
+                    self._owed -= 1
+                    return
+        self._free.append(permit)
+        if self._waiting:
+            with self._lock:
+                served = self._serve()
+            self._wake(served)
 
     def resize(self, limit: int) -> None:
         """Change how many may run. Running calls are never ended; a smaller limit is reached as they return."""
         with self._lock:
+            for _ in range(limit, self.limit):
+                try:
+                    self._free.pop()
+                except IndexError:
+                    self._owed += 1
+            for _ in range(self.limit, limit):
+                if self._owed:
+                    self._owed -= 1
+                else:
+                    self._free.append(self._generation)
             self.limit = limit
             served = self._serve()
         self._wake(served)
 
     def _serve(self) -> list[Ticket]:
         served = []
-        while self._waiting and self.running < self.limit:
+        while self._waiting and self._free:
+            try:
+                permit = self._free.pop()
+            except IndexError:  # somebody who did not see the queue yet was faster
+                break
             ticket = self._waiting.popleft()
-            ticket.permit = self._generation
-            self.running += 1
+            ticket.permit = permit
             served.append(ticket)
         return served
 
@@ -121,5 +147,6 @@ class Places(Guarded):
 
     def _after_fork(self) -> None:
         self._generation += 1
-        self.running = 0
+        self._owed = 0
+        self._free = deque([self._generation] * self.limit)
         self._waiting.clear()
