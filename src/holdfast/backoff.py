@@ -53,7 +53,7 @@ class Backoff:
 
     def delay(self, retry: int, previous: float, rng: Random) -> float:
         """Seconds before retry number `retry` (from 1), the delay before having been `previous` (0 for none)."""
-        base, cap = cast(float, self.base), cast(float, self.cap)
+        base, cap = cast("float", self.base), cast("float", self.cap)
         if self.jitter == "decorrelated":
             return min(cap, rng.uniform(base, max(base, 3.0 * previous)))
         try:

@@ -76,7 +76,8 @@ class BreakerChanged(Event):
 @dataclass(frozen=True, slots=True)
 class DeadlineOutrun(Event):
     """Work went on past its deadline, for `outside` seconds. Blocking code is stopped only where it asks (`check`)
-    or waits on something that obeys the deadline; this tells where it does neither."""
+    or waits on something that obeys the deadline; this tells where it does neither.
+    """
 
     budget: float
     elapsed: float

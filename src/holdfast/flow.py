@@ -208,7 +208,7 @@ class Call:
         if healthy:
             self._attempt_began = now
             return
-        circuit = cast(Circuit, self._plan.circuit)
+        circuit = cast("Circuit", self._plan.circuit)
         self._settle(FAILURE, now, None)
         raise self._refused(circuit.refuse(now), now)
 
@@ -242,7 +242,7 @@ class Call:
         else:
             self.limit = deadline
         if plan.checks:
-            circuit = cast(Circuit, plan.circuit)
+            circuit = cast("Circuit", plan.circuit)
             if circuit.is_probe(self._permit):
                 return HealthCheck(circuit.config)
         return None
@@ -292,7 +292,7 @@ class Call:
             pacer.cancel()
         if self._ticket is not None:
             ticket, self._ticket = self._ticket, None
-            self._place = cast(Places, self._plan.places).leave(ticket)
+            self._place = cast("Places", self._plan.places).leave(ticket)
         self._settle(IGNORED, now, None)
 
     def _settle(self, verdict: Verdict, now: float, error: BaseException | None) -> None:
@@ -302,13 +302,13 @@ class Call:
         permit = self._permit
         if permit:
             self._permit = 0
-            cast(Circuit, plan.circuit).settle(permit, verdict, now, elapsed)
+            cast("Circuit", plan.circuit).settle(permit, verdict, now, elapsed)
         place = self._place
         if place:
             self._place = 0
             if plan.adaptive is not None and began is not None:
                 plan.adaptive.settle(verdict, elapsed)
-            cast(Places, plan.places).release(place)
+            cast("Places", plan.places).release(place)
         if events.listeners is not None:
             if began is not None:
                 self._tell(events.AttemptEnded(plan.name, self.attempt, verdict.value, elapsed, error))
@@ -321,7 +321,7 @@ class Call:
         plan = self._plan
         recovery = self._recovery
         if recovery is None:
-            recovery = self._recovery = Recovery(cast(Retry, plan.retry), plan.rng)
+            recovery = self._recovery = Recovery(cast("Retry", plan.retry), plan.rng)
         until = math.inf if self.deadline is None else self.deadline.at
         delay = recovery.decide(self.attempt, failure, now, until)
         error = failure if isinstance(failure, BaseException) else None
@@ -472,9 +472,9 @@ class Race:
     def patience(self, now: float) -> float | None:
         """Seconds to wait for the running attempts before asking for a rival; None to wait for as long as they take."""
         plan = self._plan
-        if self._started > cast(Hedge, plan.hedge).extra:
+        if self._started > cast("Hedge", plan.hedge).extra:
             return None
-        delay = cast(Patience, plan.patience).delay(now)
+        delay = cast("Patience", plan.patience).delay(now)
         if delay is None or (self.deadline is not None and now + delay >= self.deadline.at):
             return None
         return delay
@@ -493,9 +493,9 @@ class Race:
         """An attempt came to its end; True when that decides the call."""
         self.running -= 1
         if error is None:
-            cast(Patience, self._plan.patience).learn(elapsed, now)
+            cast("Patience", self._plan.patience).learn(elapsed, now)
         return error is None or not isinstance(error, Exception) or self.running == 0
 
     def lost(self, elapsed: float, now: float) -> None:
         """An attempt was beaten. It would have taken longer still, and leaving it out would make the percentile too low."""
-        cast(Patience, self._plan.patience).learn(elapsed, now)
+        cast("Patience", self._plan.patience).learn(elapsed, now)

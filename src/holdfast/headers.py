@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from datetime import UTC
 
 # gRPC over HTTP/2: TimeoutValue is a positive integer of at most 8 ASCII digits, then one unit.
 _GRPC = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
@@ -85,9 +86,7 @@ def parse_retry_after(text: str, now: float) -> float | None:
     try:
         date = parsedate_to_datetime(stripped)
         if date.tzinfo is None:  # "-0000", or no zone at all: HTTP dates are always GMT
-            from datetime import timezone
-
-            date = date.replace(tzinfo=timezone.utc)
+            date = date.replace(tzinfo=UTC)
         return max(0.0, date.timestamp() - now)
     except (ValueError, TypeError, OverflowError):
         return None

@@ -17,7 +17,7 @@ from holdfast.drivers import clock, threads
 from holdfast.flow import Plan
 from holdfast.policies.adaptive import Adaptive, AdaptiveLimit
 from holdfast.policies.breaker import Breaker, BreakerSnapshot, Circuit, State
-from holdfast.policies.budget import Budget, BudgetSnapshot
+from holdfast.policies.budget import BudgetSnapshot
 from holdfast.policies.bulkhead import Bulkhead
 from holdfast.policies.fallback import Fallback
 from holdfast.policies.hedge import Hedge, Patience
@@ -56,6 +56,7 @@ class Attempt(Protocol):
     @property
     def number(self) -> int:
         """Which attempt this is, from 1."""
+        ...
 
 
 class Policy:
@@ -97,7 +98,7 @@ class Policy:
         adaptive: AdaptiveLimit | None = None,
         fallback: Fallback | None = None,
     ) -> None:
-        if not isinstance(name, str) or not name:
+        if not _is_text(name):
             raise ValueError(f"Policy.name must be a text that is not empty, got {name!r}")
         _check_part("retry", retry, Retry)
         _check_part("hedge", hedge, Hedge)
@@ -126,7 +127,7 @@ class Policy:
         elif adaptive is not None:
             plan.adaptive = Adaptive(adaptive, name, plan.rng)
             plan.places = plan.adaptive.places
-        plan.wait = cast(float, limit.wait) if limit is not None else 0.0
+        plan.wait = cast("float", limit.wait) if limit is not None else 0.0
         plan.budget = retry.budget if retry is not None else None
         self._single = replace(plan, retry=None, budget=None, fallback=None)
         if hedge is not None:
@@ -209,9 +210,7 @@ class Policy:
             "name": plan.name,
             "breaker": None if plan.circuit is None else plan.circuit.snapshot(now),
             "budget": None if plan.budget is None else plan.budget.ledger.snapshot(now),
-            "limit": None
-            if places is None
-            else {"limit": places.limit, "running": places.running, "waiting": places.waiting},
+            "limit": None if places is None else {"limit": places.limit, "running": places.running, "waiting": places.waiting},
         }
 
     def __repr__(self) -> str:
@@ -261,9 +260,7 @@ class Guard:
         self._async = aio.Block(self._plan)
         return await self._async.__aenter__()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._async is not None:
             await self._async.__aexit__(kind, error, trace)
 
@@ -282,7 +279,7 @@ class BreakerHandle:
 
     @property
     def state(self) -> str:
-        """ "closed", "open", "half-open", "forced-open" or "forced-closed"."""
+        """One of "closed", "open", "half-open", "forced-open" or "forced-closed"."""
         return self._circuit.state(clock.now()).value
 
     def force_open(self) -> None:
@@ -302,7 +299,7 @@ class BreakerHandle:
         return self._circuit.snapshot(clock.now())
 
     def _force(self, state: State) -> None:
-        self._circuit.force(state, clock.now())
+        self._circuit.force(state)
         events.publish(self._circuit.take_news())
 
     def __repr__(self) -> str:
@@ -323,13 +320,17 @@ def require(*policies: Policy) -> None:
             raise refusal
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
 def _check_part(field: str, value: object, kind: type) -> None:
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"Policy.{field} must be a {kind.__name__} or None, got {value!r}")
 
 
 def _kind_of(fn: object) -> str:
-    """ "sync" or "async", seen through partials and callable objects."""
+    """Say "sync" or "async", seen through partials and callable objects."""
     if isinstance(fn, classmethod):
         raise TypeError("decorate below @classmethod: a policy guards a function, and this is not one yet")
     if not callable(fn):
@@ -359,7 +360,7 @@ def _explain(plan: Plan, limit: Bulkhead | AdaptiveLimit | None, rate_limit: Rat
         ("limit", limit and limit.describe()),
         ("attempt timeout", guarded.attempt_timeout and f"{guarded.attempt_timeout:g} s for each attempt"),
     )
-    return tuple((part, text) for part, text in lines if text)
+    return tuple((part, str(text)) for part, text in lines if text)
 
 
 # Children of a fork would draw the same jitter as each other, and come back in step: each gets a seed of its own.

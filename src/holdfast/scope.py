@@ -1,10 +1,10 @@
 """Deadlines for a block of code, and what code inside of one may ask.
 
-    with holdfast.deadline(1.0):            # blocking code: cooperative
-        holdfast.remaining()
-        holdfast.check()
-    async with holdfast.deadline(1.0):      # async code: really cancelled
-        ...
+with holdfast.deadline(1.0):            # blocking code: cooperative
+    holdfast.remaining()
+    holdfast.check()
+async with holdfast.deadline(1.0):      # async code: really cancelled
+    ...
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from holdfast.flow import outran
 from holdfast.validation import Seconds, positive_seconds, to_seconds
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
     from holdfast.drivers.backends import Cutoff
     from holdfast.drivers.interrupt import Interrupt
@@ -55,7 +55,7 @@ def deadline(seconds: Seconds, *, interrupt: bool = False) -> DeadlineBlock:
 class DeadlineBlock:
     """What `deadline` returns: a context manager of both kinds."""
 
-    __slots__ = ("_cutoff", "_given", "_interrupt", "_wants_interrupt", "_token", "limit")
+    __slots__ = ("_cutoff", "_given", "_interrupt", "_token", "_wants_interrupt", "limit")
 
     def __init__(self, given: float, interrupt: bool) -> None:
         self._given = given
@@ -115,9 +115,7 @@ class DeadlineBlock:
         self._cutoff.__enter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
         cutoff, self._cutoff = self._cutoff, None
         try:
             return None if cutoff is None else cutoff.__exit__(kind, error, trace)
@@ -188,9 +186,7 @@ class Shield:
         self._cutoff.__enter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if self._cutoff is not None:
                 self._cutoff.__exit__(kind, error, trace)

@@ -115,8 +115,8 @@ class Latencies:
             return None
         rank = math.ceil(q * total)
         seen = 0
-        for bin_ in range(self._BINS):
+        bin_ = -1
+        while seen < rank:
+            bin_ += 1
             seen += self._newer[bin_] + self._older[bin_]
-            if seen >= rank:
-                break
         return self._FLOOR * math.exp((bin_ + 0.5) * self._GROWTH)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextvars import Token
 from inspect import isawaitable
 from types import CoroutineType, TracebackType
@@ -16,7 +16,7 @@ from holdfast.drivers.clock import Clock, current, now
 from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back, refuse, rescue
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,7 +56,7 @@ def _wrap_light(plan: Plan, fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaita
     return guarded
 
 
-def run(plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Awaitable[R]:
+def run(plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, R]:
     """Call the async `fn` through the policy."""
     return _run_layered(plan, fn, args, kwargs) if plan.layered else _run(plan, fn, args, kwargs)
 
@@ -74,8 +74,8 @@ async def _run(
     if rescued is None:
         call = Call(plan, now, ambient.get())
     else:
-        call, delay = rescued
-        await _pause(call, delay, loop)
+        call = rescued[0]
+        await _pause(call, rescued[1], loop, clock)
         now = clock.now()
     try:
         while True:
@@ -86,7 +86,7 @@ async def _run(
             token = ambient.set(limit)
             try:
                 if limit is None:
-                    result = await _awaitable(fn, fn(*args, **kwargs))
+                    result: R = await _awaitable(fn, fn(*args, **kwargs))
                 else:
                     with loop.cutoff(limit, clock):
                         result = await _awaitable(fn, fn(*args, **kwargs))
@@ -103,7 +103,7 @@ async def _run(
                     return result
             finally:
                 ambient.reset(token)
-            await _pause(call, delay, loop)
+            await _pause(call, delay, loop, clock)
             now = clock.now()
     except BaseException:
         if call.holds:
@@ -114,14 +114,14 @@ async def _run(
             call.tell()
 
 
-async def _pause(call: Call, delay: float, loop: Backend) -> None:
+async def _pause(call: Call, delay: float, loop: Backend, clock: Clock) -> None:
     if call.news:
         call.tell()
     if delay > 0:
-        await loop.sleep(delay)
+        await loop.sleep(clock.delay(delay))
 
 
-def _awaitable(fn: Callable[..., object], result: Awaitable[R]) -> Awaitable[R]:
+def _awaitable(fn: Callable[..., object], result: object) -> Awaitable[Any]:
     # A coroutine is by far the usual case, and asking about it is cheap.
     if result.__class__ is CoroutineType or isawaitable(result):
         return result
@@ -131,9 +131,9 @@ def _awaitable(fn: Callable[..., object], result: Awaitable[R]) -> Awaitable[R]:
 
 async def _do(call: Call, step: Step, loop: Backend, clock: Clock) -> Step | None:
     if isinstance(step, Sleep):
-        await loop.sleep(step.seconds)
+        await loop.sleep(clock.delay(step.seconds))
     elif isinstance(step, Queue):
-        await loop.wait(step.ticket, step.until - clock.now())
+        await loop.wait(step.ticket, clock.delay(step.until - clock.now()))
     else:
         call.checked(await _is_healthy(call, step.config.health_check, loop, clock), clock.now())
         return None
@@ -168,7 +168,7 @@ async def _run_layered(plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[
         if fallback is None:
             raise
         answer = fallback.answer(error)
-        return cast(R, await answer if isawaitable(answer) else answer)
+        return cast("R", await answer if isawaitable(answer) else answer)
 
 
 async def _run_race(
@@ -176,7 +176,7 @@ async def _run_race(
 ) -> R:
     clock, loop = current.get(), backend()
     race = Race(plan, clock.now(), outer)
-    inner = cast(Plan, plan.inner)
+    inner = cast("Plan", plan.inner)
     token = ambient.set(race.deadline)
     try:
         with loop.cutoff(race.deadline, clock):
@@ -223,12 +223,10 @@ class Block:
         self._cutoff.__enter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         ambient.reset(cast("Token[Deadline | None]", self._token))
         try:
-            cast(Cutoff, self._cutoff).__exit__(kind, error, trace)
+            cast("Cutoff", self._cutoff).__exit__(kind, error, trace)
         except BaseException as exceeded:
             self._ended(exceeded)
             if self.delay is None:
@@ -248,7 +246,7 @@ class Block:
     async def pause(self) -> None:
         """Wait until the next attempt is due."""
         if self.delay:
-            await self._loop.sleep(self.delay)
+            await self._loop.sleep(self._clock.delay(self.delay))
 
 
 async def attempts(plan: Plan) -> AsyncIterator[Block]:

@@ -1,7 +1,8 @@
 """asyncio under the async driver.
 
 `asyncio.timeout` costs a timer of the loop per block. Here all blocks of a loop share one: their ends stand in a heap, and the timer
-is set for the first. Deadlines are usually constant, so they come in the order in which they end, and the timer is set anew only when it rings.
+is set for the first. Deadlines are usually constant, so they come in the order in which they end, and the timer is set anew only when
+it rings.
 """
 
 from __future__ import annotations

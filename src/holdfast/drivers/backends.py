@@ -21,9 +21,7 @@ class Cutoff(Protocol):
 
     def __enter__(self) -> object: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None: ...
 
 
 class Backend(Protocol):
@@ -31,18 +29,23 @@ class Backend(Protocol):
 
     def cutoff(self, limit: Deadline | None, clock: Clock) -> Cutoff:
         """Cut the block off at `limit`; None never does."""
+        ...
 
     def shield(self) -> Cutoff:
         """Hold off the cut-offs around the block, in this task, until it ends."""
+        ...
 
     async def sleep(self, seconds: float) -> None:
         """Wait for this long."""
+        ...
 
     async def wait(self, ticket: Ticket, seconds: float) -> None:
         """Wait until the ticket is served, at most for this long."""
+        ...
 
     async def race(self, race: Race, clock: Clock, start: Callable[[], Coroutine[Any, Any, R]]) -> R:
         """Run attempts against each other as `race` decides; none runs on afterwards."""
+        ...
 
 
 def backend() -> Backend:

@@ -17,12 +17,19 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Monotonic seconds."""
+        ...
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float, /) -> None:
         """Block for this long."""
+        ...
 
     def wait(self, lock: Lock, seconds: float) -> None:
         """Block until the lock can be taken, at most for this long."""
+        ...
+
+    def delay(self, seconds: float) -> float:
+        """Seconds for which an event loop has to wait where this much time is to pass."""
+        ...
 
 
 class SystemClock:
@@ -38,11 +45,17 @@ class SystemClock:
         """See `Clock.wait`."""
         lock.acquire(timeout=max(0.0, min(seconds, _LONGEST_WAIT)))
 
+    def delay(self, seconds: float) -> float:
+        """See `Clock.delay`."""
+        return seconds
+
 
 # threading.TIMEOUT_MAX is about 292 years here but 49 days on some systems; a day is waited again where it is too short.
 _LONGEST_WAIT = 86400.0
 
-current: ContextVar[Clock] = ContextVar("holdfast.clock", default=SystemClock())
+_SYSTEM: Clock = SystemClock()
+
+current: ContextVar[Clock] = ContextVar("holdfast.clock", default=_SYSTEM)
 
 
 def now() -> float:

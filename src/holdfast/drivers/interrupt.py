@@ -80,7 +80,7 @@ def _set() -> None:
     signal.setitimer(signal.ITIMER_REAL, max(_SOON, first - clock.now()))
 
 
-def _ring(number: int, frame: FrameType | None) -> None:
+def _ring(_signal: int, frame: FrameType | None) -> None:
     now = clock.now()
     due = [interrupt for interrupt in _active if interrupt.due <= now]
     if not due:

@@ -17,7 +17,7 @@ from holdfast.drivers.clock import Clock, current, now
 from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back, refuse, rescue
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,8 +80,8 @@ def _run(
     if rescued is None:
         call = Call(plan, now, ambient.get())
     else:
-        call, delay = rescued
-        _pause(call, delay, clock)
+        call = rescued[0]
+        _pause(call, rescued[1], clock)
         now = clock.now()
     try:
         while True:
@@ -174,14 +174,12 @@ def _run_layered(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs
         answer = fallback.answer(error)
         if answer.__class__ is CoroutineType:
             raise _refuse_coroutine(cast("Callable[..., object]", fallback.call), answer) from error
-        return cast(R, answer)
+        return cast("R", answer)
 
 
-def _run_race(
-    plan: Plan, outer: Deadline | None, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> R:
-    executor = plan.hedge.executor if plan.hedge is not None else None
-    if executor is None or plan.inner is None:
+def _run_race(plan: Plan, outer: Deadline | None, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    executor, inner = plan.hedge.executor if plan.hedge is not None else None, plan.inner
+    if executor is None or inner is None:
         raise TypeError(f"{plan.name}: hedging a blocking call needs threads to run in; give Hedge(executor=...)")
     clock = current.get()
     race = Race(plan, clock.now(), outer)
@@ -190,7 +188,7 @@ def _run_race(
     def start() -> None:
         context = contextvars.copy_context()
         context.run(ambient.set, race.deadline)
-        began[executor.submit(context.run, run, plan.inner, fn, args, kwargs)] = clock.now()
+        began[executor.submit(lambda: context.run(run, inner, fn, args, kwargs))] = clock.now()
 
     try:
         start()
@@ -198,13 +196,11 @@ def _run_race(
             now = clock.now()
             patience = race.patience(now)
             left = None if race.deadline is None else race.deadline.remaining(now)
-            done, _ = concurrent.futures.wait(
-                began, left if patience is None else patience, concurrent.futures.FIRST_COMPLETED
-            )
+            done, _ = concurrent.futures.wait(began, left if patience is None else patience, concurrent.futures.FIRST_COMPLETED)
             now = clock.now()
             if not done:
                 if patience is None:
-                    raise cast(Deadline, race.deadline).exceeded(now)
+                    raise cast("Deadline", race.deadline).exceeded(now)
                 if race.rival(patience, now):
                     start()
                 continue

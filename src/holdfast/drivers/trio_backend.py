@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import trio
 
 from holdfast.deadlines import Deadline
+from holdfast.drivers.backends import Cutoff
 from holdfast.drivers.clock import Clock
 from holdfast.flow import Race
 from holdfast.policies.places import Ticket
@@ -23,7 +24,7 @@ class _Trio:
         """See `Backend.cutoff`."""
         return _Cutoff(limit, clock)
 
-    def shield(self) -> trio.CancelScope:
+    def shield(self) -> Cutoff:
         """See `Backend.shield`."""
         return trio.CancelScope(shield=True)
 

@@ -77,8 +77,7 @@ class AdaptiveLimit:
         """The rules in words, for `Policy.explain`."""
         waits = f", {self.queue} more wait up to {self.wait:g} s" if self.queue and self.wait else ""
         return (
-            f"at most as many at once as {self.algorithm} finds right, "
-            f"from {self.initial}, in [{self.min_limit}, {self.max_limit}]{waits}"
+            f"at most as many at once as {self.algorithm} finds right, from {self.initial}, in [{self.min_limit}, {self.max_limit}]{waits}"
         )
 
 
@@ -89,6 +88,7 @@ class Algorithm(Protocol):
 
     def sample(self, elapsed: float, running: int, failed: bool) -> None:
         """Learn from one call: its seconds, how many ran with it (itself included), and whether it failed."""
+        ...
 
 
 class Aimd:
@@ -98,7 +98,7 @@ class Aimd:
 
     def __init__(self, config: AdaptiveLimit) -> None:
         self._config = config
-        self._slow_after = math.inf if config.slow_after is None else cast(float, config.slow_after)
+        self._slow_after = math.inf if config.slow_after is None else cast("float", config.slow_after)
         self.limit: float = config.initial
 
     def sample(self, elapsed: float, running: int, failed: bool) -> None:

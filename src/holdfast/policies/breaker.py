@@ -127,8 +127,7 @@ class Breaker:
     def _check_rules(self) -> None:
         if (self.slow_after is None) != (self.slow_rate is None):
             raise ValueError(
-                "Breaker.slow_after and Breaker.slow_rate go together, "
-                f"got slow_after={self.slow_after!r}, slow_rate={self.slow_rate!r}"
+                f"Breaker.slow_after and Breaker.slow_rate go together, got slow_after={self.slow_after!r}, slow_rate={self.slow_rate!r}"
             )
         if self.failure_rate is None and self.slow_rate is None and self.consecutive is None:
             raise ValueError("Breaker.failure_rate must be in (0, 1] where neither slow_rate nor consecutive is set, got None")
@@ -175,10 +174,10 @@ class Circuit(Guarded):
         "_pause",
         "_probes",
         "_rng",
-        "_streak",
         "_shut_permit",
         "_slow_after",
         "_state",
+        "_streak",
         "_window",
         "config",
         "name",
@@ -192,12 +191,13 @@ class Circuit(Guarded):
         self.name = name
         self.news: list[events.Event] = []
         self._rng = rng
-        self._slow_after = _ALWAYS if config.slow_after is None else cast(float, config.slow_after)
-        self._window = Window(cast(float, config.window), kinds=3)
+        self._slow_after = _ALWAYS if config.slow_after is None else cast("float", config.slow_after)
+        self._window = Window(cast("float", config.window), kinds=3)
         self._generation = 0
         self._state = State.CLOSED
         self.open_until = _NEVER  # before this moment every call is refused
         self._pause = 0.0
+        self._streak = self._probes = self._passed = 0
         self._enter(State.CLOSED)
 
     # What the flow calls.
@@ -243,7 +243,7 @@ class Circuit(Guarded):
 
     def _admit_probe(self, now: float) -> int:
         if self._state is State.OPEN and now >= self.open_until:
-            self._change(State.HALF_OPEN, f"{self._pause:.3g} s have passed", now)
+            self._change(State.HALF_OPEN, f"{self._pause:.3g} s have passed")
         if self._state is not State.HALF_OPEN:  # it changed between the reads and the lock
             return self._shut_permit
         if self._probes >= self.config.max_probes or not self._is_its_turn():
@@ -280,7 +280,7 @@ class Circuit(Guarded):
             self._all_well = False
         reason = self._reason_to_open(now)
         if reason:
-            self._open(cast(float, self.config.open_for), reason, now)
+            self._open(cast("float", self.config.open_for), reason, now)
 
     def _reason_to_open(self, now: float) -> str | None:
         config = self.config
@@ -300,20 +300,20 @@ class Circuit(Guarded):
         if verdict is IGNORED:
             self._credit = 1.0  # its turn goes to the next call
         elif verdict is FAILURE or slow:
-            longest = cast(float, self.config.open_for_max)
+            longest = cast("float", self.config.open_for_max)
             grown = min(2.0 * self._pause, longest) * (1.0 - _JITTER * self._rng.random())
-            self._open(max(grown, cast(float, self.config.open_for)), "a probe failed", now)
+            self._open(max(grown, cast("float", self.config.open_for)), "a probe failed", now)
         else:
             self._passed += 1
             if self._passed >= self.config.probes_to_close:
-                self._change(State.CLOSED, f"{self._passed} probes succeeded", now)
+                self._change(State.CLOSED, f"{self._passed} probes succeeded")
 
     def _open(self, pause: float, reason: str, now: float) -> None:
         self._pause = pause
         self.open_until = now + pause
-        self._change(State.OPEN, reason, now)
+        self._change(State.OPEN, reason)
 
-    def _change(self, state: State, reason: str, now: float) -> None:
+    def _change(self, state: State, reason: str) -> None:
         old = self._state
         self._enter(state)
         if events.listeners is not None and state is not old:
@@ -337,10 +337,10 @@ class Circuit(Guarded):
 
     # What people call.
 
-    def force(self, state: State, now: float) -> None:
+    def force(self, state: State) -> None:
         """Go to FORCED_OPEN or FORCED_CLOSED and stay, or to CLOSED and start afresh."""
         with self._lock:
-            self._change(state, "reset" if state is State.CLOSED else "forced", now)
+            self._change(state, "reset" if state is State.CLOSED else "forced")
 
     def state(self, now: float) -> State:
         """The state at `now`: an open breaker whose pause is over is half-open, though no call has come to see it."""
@@ -380,5 +380,3 @@ class Circuit(Guarded):
         if state is State.HALF_OPEN:
             self._enter(state)
             self.open_until, self._pause = until, pause
-
-

@@ -50,9 +50,7 @@ class Hedge:
 
     def __post_init__(self) -> None:
         if (self.after is None) == (self.percentile is None):
-            raise ValueError(
-                f"Hedge takes exactly one of after and percentile, got after={self.after!r}, percentile={self.percentile!r}"
-            )
+            raise ValueError(f"Hedge takes exactly one of after and percentile, got after={self.after!r}, percentile={self.percentile!r}")
         if self.after is not None:
             object.__setattr__(self, "after", positive_seconds("Hedge.after", self.after))
         if self.percentile is not None:
@@ -67,7 +65,7 @@ class Hedge:
 
     def describe(self) -> str:
         """The rules in words, for `Policy.explain`."""
-        when = f"after {self.after:g} s" if self.after is not None else f"after the {cast(float, self.percentile) * 100:g}th percentile"
+        when = f"after {self.after:g} s" if self.after is not None else f"after the {cast('float', self.percentile) * 100:g}th percentile"
         budget = f"; {self.budget.describe()}" if self.budget else ""
         return f"{self.extra} more attempt{'s' if self.extra > 1 else ''} {when}, the first success wins{budget}"
 
@@ -80,15 +78,15 @@ class Patience(Guarded):
     def __init__(self, config: Hedge) -> None:
         super().__init__()
         self._config = config
-        self._recent = Latencies(cast(float, config.window))
+        self._recent = Latencies(cast("float", config.window))
 
     def delay(self, now: float) -> float | None:
         """Seconds after which to hedge; None while too little is known."""
         if self._config.after is not None:
-            return cast(float, self._config.after)
+            return cast("float", self._config.after)
         with self._lock:
             self._recent.advance(now)
-            return self._recent.quantile(cast(float, self._config.percentile), self._config.min_calls)
+            return self._recent.quantile(cast("float", self._config.percentile), self._config.min_calls)
 
     def learn(self, elapsed: float, now: float) -> None:
         """Note how long an attempt took that came to its end by itself."""

@@ -63,9 +63,9 @@ class Pacer(Guarded):
     def __init__(self, config: RateLimit, name: str) -> None:
         super().__init__()
         self._name = name
-        self._interval = cast(float, config.per) / config.rate
+        self._interval = cast("float", config.per) / config.rate
         self._tolerance = self._interval * (config.burst - 1) + self._ROUNDING
-        self._wait = cast(float, config.wait)
+        self._wait = cast("float", config.wait)
         self._due = float("-inf")
 
     def admit(self, now: float, until: float) -> float:

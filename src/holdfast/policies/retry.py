@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from holdfast.backoff import Backoff
@@ -43,7 +43,7 @@ class Retry:
     attempts: int = 3
     on: Matcher = (ConnectionError, TimeoutError)
     on_result: Callable[..., bool] | None = None
-    backoff: Backoff = Backoff()
+    backoff: Backoff = field(default_factory=Backoff)
     budget: Budget | None = None
     delay_from: Callable[..., float | None] | None = None
     delay_max: float = 30.0
@@ -97,14 +97,17 @@ class Recovery:
         """
         retry = self._retry
         if attempt >= retry.attempts:
-            return self._stop("no attempts left")
+            self.reason = "no attempts left"
+            return None
         delay = self._asked_for(failure)
         if delay is None:
             delay = retry.backoff.delay(attempt, self._delay, self._rng)
         if now + delay >= until:
-            return self._stop("the deadline leaves no time for another")
+            self.reason = "the deadline leaves no time for another"
+            return None
         if retry.budget is not None and not retry.budget.ledger.withdraw(now):
-            return self._stop("retry budget empty")
+            self.reason = "retry budget empty"
+            return None
         self._delay = delay
         return delay
 
@@ -115,6 +118,3 @@ class Recovery:
         if delay is None or not 0.0 <= delay < math.inf:
             return None
         return min(delay, self._retry.delay_max)
-
-    def _stop(self, reason: str) -> None:
-        self.reason = reason

@@ -1,0 +1,199 @@
+"""The driver for virtual time: thousands of guarded calls of a simulated fleet in one thread, and not a second waited.
+
+A process is a generator that yields what it waits for: seconds, or a ticket until a moment. A dependency is one too, so it can
+be slow, wait for other things, and be cut off at its deadline.
+
+    world = World()
+    def dependency():
+        yield 0.3                          # takes 0.3 s
+        return "tax"
+    def user():
+        answer = yield from run(world, plan, dependency)
+    world.spawn(user()); world.run()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, TypeAlias, TypeVar, cast
+
+from holdfast.deadlines import Deadline
+from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back
+from holdfast.policies.places import Ticket
+
+R = TypeVar("R")
+
+Wait: TypeAlias = "float | Queue"
+Process: TypeAlias = Generator[Wait, None, R]
+Dependency: TypeAlias = Callable[[], Process[R]]
+
+
+class World:
+    """Virtual time and the processes that live in it.
+
+    Args:
+        start: monotonic seconds to begin with.
+    """
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+        self._order = count()
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+
+    def now(self) -> float:
+        """Virtual seconds."""
+        return self._now
+
+    def at(self, moment: float, do: Callable[[], None]) -> None:
+        """Do something at this moment; what is due at the same one is done in the order of asking."""
+        heappush(self._agenda, (max(moment, self._now), next(self._order), do))
+
+    def spawn(self, process: Process[Any]) -> None:
+        """Begin a process now. What it raises in the end is raised by `run`."""
+        self.at(self._now, lambda: self._step(process))
+
+    def run(self, until: float = float("inf")) -> None:
+        """Let time pass until nothing is left to do, or this moment has come."""
+        while self._agenda and self._agenda[0][0] <= until:
+            self._now, _, do = heappop(self._agenda)
+            do()
+
+    def _step(self, process: Process[Any]) -> None:
+        try:
+            wait = next(process)
+        except StopIteration:
+            return
+        if isinstance(wait, Queue):
+            self._queue(process, wait.ticket, wait.until)
+        else:
+            self.at(self._now + wait, lambda: self._step(process))
+
+    def _queue(self, process: Process[Any], ticket: Ticket, until: float) -> None:
+        waiting = True
+
+        def go_on() -> None:
+            nonlocal waiting
+            if waiting:
+                waiting = False
+                self._step(process)
+
+        ticket.wake = lambda: self.at(self._now, go_on)
+        self.at(self._now if ticket.permit else until, go_on)
+
+
+def run(world: World, plan: Plan, dependency: Dependency[R], outer: Deadline | None = None) -> Process[R]:
+    """Make a call of `dependency` through the policy; a process to `yield from`."""
+    try:
+        if plan.hedge is not None:
+            return (yield from _race(world, plan, dependency, outer))
+        return (yield from _run(world, plan, dependency, outer))
+    except Exception as error:
+        fallback = falls_back(plan, error, outer)
+        if fallback is None:
+            raise
+        return fallback.answer(error)  # type: ignore[return-value]  # what a fallback answers is the user's to match
+
+
+def _run(world: World, plan: Plan, dependency: Dependency[R], outer: Deadline | None) -> Process[R]:
+    call = Call(plan, world.now(), outer)
+    try:
+        while True:
+            step = call.admit(world.now())
+            while step is not None:
+                step = yield from _do(world, call, step)
+            try:
+                result = yield from bounded(world, dependency(), call.limit)
+            except BaseException as error:
+                delay = call.failed(error, world.now())
+                if delay is None:
+                    raise
+            else:
+                delay = call.returned(result, world.now())
+                if delay is None:
+                    return result
+            if delay > 0:
+                yield delay
+    finally:
+        if call.holds:
+            call.abandon(world.now())
+        call.tell()
+
+
+def _do(world: World, call: Call, step: Step) -> Process[Step | None]:
+    if isinstance(step, Sleep):
+        yield step.seconds
+    elif isinstance(step, Queue):
+        yield step
+    else:
+        check = step.config.health_check
+        call.checked(bool(check is None or check()), world.now())
+        return None
+    return call.resume(world.now())
+
+
+def bounded(world: World, process: Process[R], limit: Deadline | None) -> Process[R]:
+    """Run a process until its deadline, and raise DeadlineExceeded in it then."""
+    cut = False
+    while True:
+        try:
+            wait = process.throw(limit.exceeded(world.now())) if cut and limit is not None else next(process)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # a generator's value is its R
+        until = world.now() + wait if isinstance(wait, float | int) else wait.until
+        cut = limit is not None and until >= limit.at
+        if not cut or limit is None:
+            yield wait
+        elif isinstance(wait, Queue):
+            yield Queue(wait.ticket, limit.at)
+            cut = not wait.ticket.permit
+        else:
+            yield max(0.0, limit.at - world.now())
+
+
+def _race(world: World, plan: Plan, dependency: Dependency[R], outer: Deadline | None) -> Process[R]:
+    race = Race(plan, world.now(), outer)
+    inner = cast(Plan, plan.inner)
+    ended: list[tuple[float, R | None, BaseException | None]] = []
+    running: dict[float, Process[R]] = {}
+    news = Ticket()
+
+    def attempt(began: float) -> Process[None]:
+        process = running[began] = run(world, inner, dependency, race.deadline)
+        try:
+            ended.append((began, (yield from process), None))
+        except Exception as error:
+            ended.append((began, None, error))
+        except GeneratorExit:
+            return
+        news.permit = 1
+        if news.wake is not None:
+            news.wake()
+
+    def start() -> None:
+        world.spawn(attempt(world.now()))
+
+    start()
+    try:
+        while True:
+            patience = race.patience(world.now())
+            until = float("inf") if patience is None else world.now() + patience
+            if not ended:
+                news.permit, news.wake = 0, None
+                yield Queue(news, until)
+            now = world.now()
+            if not ended:
+                if patience is not None and race.rival(patience, now):
+                    start()
+                continue
+            began, result, error = ended.pop(0)
+            running.pop(began)
+            if race.ended(error, now - began, now):
+                if error is not None:
+                    raise error
+                return result  # type: ignore[return-value]  # it is an R where no error was reported
+    finally:
+        for began, process in running.items():
+            process.close()
+            race.lost(world.now() - began, world.now())
