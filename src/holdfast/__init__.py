@@ -1,5 +1,6 @@
 """holdfast keeps a service standing while what it calls fails, and keeps it from knocking over what it calls."""
 
+from holdfast import events
 from holdfast.backoff import Backoff
 from holdfast.errors import (
     BreakerOpen,
@@ -48,6 +49,7 @@ __all__ = [
     "carry",
     "check",
     "deadline",
+    "events",
     "remaining",
     "require",
     "shield",

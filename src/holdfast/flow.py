@@ -452,7 +452,7 @@ class Race:
         outer: the ambient deadline of the caller.
     """
 
-    __slots__ = ("_plan", "_started", "deadline", "news", "running")
+    __slots__ = ("_last", "_plan", "_started", "deadline", "running")
 
     def __init__(self, plan: Plan, now: float, outer: Deadline | None) -> None:
         budget = plan.deadline
@@ -464,8 +464,8 @@ class Race:
             raise self.deadline.exceeded(now, started=False)
         self._plan = plan
         self._started = 1
+        self._last = now  # when the last attempt began, or was refused by the budget
         self.running = 1
-        self.news: list[events.Event] | None = None
         if plan.budget is not None:
             plan.budget.ledger.deposit(now)
 
@@ -475,18 +475,19 @@ class Race:
         if self._started > cast("Hedge", plan.hedge).extra:
             return None
         delay = cast("Patience", plan.patience).delay(now)
-        if delay is None or (self.deadline is not None and now + delay >= self.deadline.at):
+        if delay is None or (self.deadline is not None and self._last + delay >= self.deadline.at):
             return None
-        return delay
+        return max(0.0, self._last + delay - now)
 
-    def rival(self, waited: float, now: float) -> bool:
+    def rival(self, now: float) -> bool:
         """Whether to start one now. The budget's answer is final: it is asked once per rival."""
         self._started += 1
+        waited, self._last = now - self._last, now
         if self._plan.budget is not None and not self._plan.budget.ledger.withdraw(now):
             return False
         self.running += 1
         if events.listeners is not None:
-            self.news = [*(self.news or ()), events.Hedged(self._plan.name, self._started, waited)]
+            events.publish([events.Hedged(self._plan.name, self._started, waited)])
         return True
 
     def ended(self, error: BaseException | None, elapsed: float, now: float) -> bool:

@@ -124,7 +124,7 @@ async def _pause(call: Call, delay: float, loop: Backend, clock: Clock) -> None:
 def _awaitable(fn: Callable[..., object], result: object) -> Awaitable[Any]:
     # A coroutine is by far the usual case, and asking about it is cheap.
     if result.__class__ is CoroutineType or isawaitable(result):
-        return result
+        return result  # pyright: ignore[reportReturnType]  (it does not narrow by __class__)
     name = getattr(fn, "__qualname__", repr(fn))
     raise TypeError(f"{name} returned {type(result).__name__} to an async call, nothing to await; use `policy.call(...)`")
 
@@ -179,12 +179,10 @@ async def _run_race(
     inner = cast("Plan", plan.inner)
     token = ambient.set(race.deadline)
     try:
-        with loop.cutoff(race.deadline, clock):
-            return await loop.race(race, clock, lambda: run(inner, fn, args, kwargs))
+        # Each attempt is cut off at the deadline by itself, and counts then; cutting the race off would merely cancel them.
+        return await loop.race(race, clock, lambda: run(inner, fn, args, kwargs))
     finally:
         ambient.reset(token)
-        if race.news:
-            events.publish(race.news)
 
 
 class Block:

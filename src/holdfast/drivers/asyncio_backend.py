@@ -27,8 +27,8 @@ R = TypeVar("R")
 # Ended blocks stay in the heap until they come up; when they are this many and the most of it, it is swept.
 _SWEEP = 1000
 
-# A loop rings up to its clock's resolution early; an end this near has come.
-_EARLY = 0.0005
+# A loop may ring early by the rounding of its clock; an end this near has come.
+_EARLY = 1e-6
 
 
 class _Loop:
@@ -86,7 +86,7 @@ class _Loop:
                 done, _ = await asyncio.wait(began, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 now = clock.now()
                 if not done:
-                    if patience is not None and race.rival(patience, now):
+                    if patience is not None and race.rival(now):
                         began[asyncio.create_task(start())] = now
                     continue
                 for task in done:

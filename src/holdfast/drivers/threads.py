@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextvars
 import functools
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from holdfast.drivers.clock import Clock, current, now
 from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back, refuse, rescue
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from typing import Self
 
 P = ParamSpec("P")
@@ -178,6 +178,8 @@ def _run_layered(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs
 
 
 def _run_race(plan: Plan, outer: Deadline | None, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    from concurrent.futures import FIRST_COMPLETED, wait
+
     executor, inner = plan.hedge.executor if plan.hedge is not None else None, plan.inner
     if executor is None or inner is None:
         raise TypeError(f"{plan.name}: hedging a blocking call needs threads to run in; give Hedge(executor=...)")
@@ -196,12 +198,12 @@ def _run_race(plan: Plan, outer: Deadline | None, fn: Callable[..., R], args: tu
             now = clock.now()
             patience = race.patience(now)
             left = None if race.deadline is None else race.deadline.remaining(now)
-            done, _ = concurrent.futures.wait(began, left if patience is None else patience, concurrent.futures.FIRST_COMPLETED)
+            done, _ = wait(began, left if patience is None else patience, FIRST_COMPLETED)
             now = clock.now()
             if not done:
                 if patience is None:
                     raise cast("Deadline", race.deadline).exceeded(now)
-                if race.rival(patience, now):
+                if race.rival(now):
                     start()
                 continue
             for future in done:
@@ -212,8 +214,6 @@ def _run_race(plan: Plan, outer: Deadline | None, fn: Callable[..., R], args: tu
         for future, since in began.items():
             future.cancel()
             race.lost(now - since, now)
-        if race.news:
-            events.publish(race.news)
 
 
 class Block:

@@ -67,7 +67,7 @@ class _Trio:
                     ended = await reports.receive()
                 now = clock.now()
                 if ended is None:
-                    if patience is not None and race.rival(patience, now):
+                    if patience is not None and race.rival(now):
                         begin(nursery)
                     continue
                 began, result, failure = ended

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 from typing import Any, TypeAlias, TypeVar, cast
 
 from holdfast.deadlines import Deadline
@@ -30,6 +31,20 @@ Process: TypeAlias = Generator[Wait, None, R]
 Dependency: TypeAlias = Callable[[], Process[R]]
 
 
+class Entry:
+    """Something to do at a moment; `do` is None once it was called off."""
+
+    __slots__ = ("do", "moment", "order")
+
+    def __init__(self, moment: float, order: int, do: Callable[[], None]) -> None:
+        self.moment = moment
+        self.order = order
+        self.do: Callable[[], None] | None = do
+
+    def __lt__(self, other: Entry) -> bool:
+        return (self.moment, self.order) < (other.moment, other.order)
+
+
 class World:
     """Virtual time and the processes that live in it.
 
@@ -40,25 +55,30 @@ class World:
     def __init__(self, start: float = 0.0) -> None:
         self._now = start
         self._order = count()
-        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._agenda: list[Entry] = []
 
     def now(self) -> float:
         """Virtual seconds."""
         return self._now
 
-    def at(self, moment: float, do: Callable[[], None]) -> None:
+    def at(self, moment: float, do: Callable[[], None]) -> Entry:
         """Do something at this moment; what is due at the same one is done in the order of asking."""
-        heappush(self._agenda, (max(moment, self._now), next(self._order), do))
+        entry = Entry(max(moment, self._now), next(self._order), do)
+        if moment < inf:
+            heappush(self._agenda, entry)
+        return entry
 
     def spawn(self, process: Process[Any]) -> None:
         """Begin a process now. What it raises in the end is raised by `run`."""
         self.at(self._now, lambda: self._step(process))
 
-    def run(self, until: float = float("inf")) -> None:
+    def run(self, until: float = inf) -> None:
         """Let time pass until nothing is left to do, or this moment has come."""
-        while self._agenda and self._agenda[0][0] <= until:
-            self._now, _, do = heappop(self._agenda)
-            do()
+        while self._agenda and self._agenda[0].moment <= until:
+            entry = heappop(self._agenda)
+            if entry.do is not None:  # what was called off takes no time
+                self._now = entry.moment
+                entry.do()
 
     def _step(self, process: Process[Any]) -> None:
         try:
@@ -71,16 +91,14 @@ class World:
             self.at(self._now + wait, lambda: self._step(process))
 
     def _queue(self, process: Process[Any], ticket: Ticket, until: float) -> None:
-        waiting = True
+        timer = self.at(self._now if ticket.permit else until, lambda: self._step(process))
 
-        def go_on() -> None:
-            nonlocal waiting
-            if waiting:
-                waiting = False
-                self._step(process)
+        def wake() -> None:
+            if timer.do is not None:
+                timer.do = None
+                self.at(self._now, lambda: self._step(process))
 
-        ticket.wake = lambda: self.at(self._now, go_on)
-        self.at(self._now if ticket.permit else until, go_on)
+        ticket.wake = wake
 
 
 def run(world: World, plan: Plan, dependency: Dependency[R], outer: Deadline | None = None) -> Process[R]:
@@ -113,6 +131,7 @@ def _run(world: World, plan: Plan, dependency: Dependency[R], outer: Deadline | 
                 delay = call.returned(result, world.now())
                 if delay is None:
                     return result
+            call.tell()
             if delay > 0:
                 yield delay
     finally:
@@ -178,13 +197,13 @@ def _race(world: World, plan: Plan, dependency: Dependency[R], outer: Deadline |
     try:
         while True:
             patience = race.patience(world.now())
-            until = float("inf") if patience is None else world.now() + patience
+            until = inf if patience is None else world.now() + patience
             if not ended:
                 news.permit, news.wake = 0, None
                 yield Queue(news, until)
             now = world.now()
             if not ended:
-                if patience is not None and race.rival(patience, now):
+                if patience is not None and race.rival(now):
                     start()
                 continue
             began, result, error = ended.pop(0)

@@ -13,14 +13,16 @@ a second call for those few, so it is for idempotent calls only, and inside a bu
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from holdfast.locks import Guarded
 from holdfast.policies.budget import Budget
 from holdfast.validation import Seconds, count, positive_seconds, share
 from holdfast.window import Latencies
+
+if TYPE_CHECKING:  # it would load logging
+    from concurrent.futures import Executor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
