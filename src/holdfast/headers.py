@@ -14,10 +14,12 @@ from datetime import UTC
 # gRPC over HTTP/2: TimeoutValue is a positive integer of at most 8 ASCII digits, then one unit.
 _GRPC = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
 _GRPC_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_GRPC_LONGEST = (10**8 - 1) * 3600.0
 
 # Eighteen digits of milliseconds are 30 million years; more is noise, and int() of a megabyte of digits is an attack.
 _MILLISECONDS = re.compile(r"[0-9]{1,18}", re.ASCII)
 _SECONDS = re.compile(r"[0-9]{1,18}", re.ASCII)
+_LONGEST_MILLISECONDS = 10**15 - 1  # written for no deadline at all: a reader takes it, and a float tells it from the next
 
 
 def parse_grpc_timeout(text: str) -> float | None:
@@ -28,12 +30,12 @@ def parse_grpc_timeout(text: str) -> float | None:
 
 def format_grpc_timeout(seconds: float) -> str:
     """A `grpc-timeout` header that is never longer than `seconds`, in the finest unit that fits 8 digits."""
-    left = max(0.0, seconds)
+    left = min(max(0.0, seconds), _GRPC_LONGEST)
     for unit, scale in (("n", 1e-9), ("u", 1e-6), ("m", 1e-3), ("S", 1.0), ("M", 60.0)):
-        value = math.floor(left / scale) if math.isfinite(left) else math.inf
+        value = math.floor(left / scale)
         if value < 10**8:
-            return f"{value:.0f}{unit}"
-    return f"{min(left // 3600, 10**8 - 1):.0f}H"
+            return f"{value}{unit}"
+    return f"{math.floor(left / 3600)}H"
 
 
 def parse_milliseconds(text: str) -> float | None:
@@ -44,7 +46,7 @@ def parse_milliseconds(text: str) -> float | None:
 
 def format_milliseconds(seconds: float) -> str:
     """An `X-Request-Timeout-Ms` header: whole milliseconds, rounded down so that it never lengthens."""
-    return str(int(max(0.0, seconds) * 1000.0))
+    return str(int(min(max(0.0, seconds) * 1000.0, _LONGEST_MILLISECONDS)))
 
 
 _READERS = {

@@ -31,7 +31,7 @@ def to_seconds(field: str, value: object) -> float:
         if match:
             return float(match[1]) * _UNITS[match[2]]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        return _as_float(value)
     elif hasattr(value, "total_seconds"):  # without importing datetime, which few need and is slow to import
         return float(value.total_seconds())  # pyright: ignore[reportAttributeAccessIssue]
     raise ValueError(f'{field} must be seconds, a timedelta or text like "250ms", got {value!r}')
@@ -76,7 +76,14 @@ def choice(field: str, value: str, allowed: tuple[str, ...]) -> str:
 def _number(field: str, value: object, text: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{field} must be {text}, got {value!r}")  # noqa: TRY004  (bad values are ValueErrors, whatever is bad)
-    return float(value)
+    return _as_float(value)
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number beyond what a float can hold
+        return math.inf if value > 0 else -math.inf
 
 
 def _in_range(

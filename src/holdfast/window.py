@@ -83,6 +83,7 @@ class Latencies:
     _GROWTH = math.log(1.1)  # a bin's edges are 10 % apart, so its middle is within 5 % of all in it
     _FLOOR = 1e-6
     _BINS = 242
+    _ROUNDING = 1e-9  # 0.07 * 100 is 7.000000000000001, and that must not be the eighth
 
     def __init__(self, span: float) -> None:
         self._half = span / 2
@@ -113,7 +114,7 @@ class Latencies:
         total = sum(self._newer) + sum(self._older)
         if total < max(1, min_count):
             return None
-        rank = math.ceil(q * total)
+        rank = math.ceil(q * total - self._ROUNDING)
         seen = 0
         bin_ = -1
         while seen < rank:

@@ -13,12 +13,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import cast
 
 from holdfast.backoff import Backoff
 from holdfast.errors import Rejected
 from holdfast.outcome import Matcher, check_matcher, describe_matcher, matches
 from holdfast.policies.budget import Budget
-from holdfast.validation import count
+from holdfast.validation import Seconds, count, wait_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class Retry:
     backoff: Backoff = field(default_factory=Backoff)
     budget: Budget | None = None
     delay_from: Callable[..., float | None] | None = None
-    delay_max: float = 30.0
+    delay_max: Seconds = 30.0
 
     def __post_init__(self) -> None:
         count("Retry.attempts", self.attempts)
@@ -59,6 +60,7 @@ class Retry:
             raise TypeError(f"Retry.backoff must be a Backoff, got {self.backoff!r}")
         if self.budget is not None and not isinstance(self.budget, Budget):
             raise TypeError(f"Retry.budget must be a Budget or None, got {self.budget!r}")
+        object.__setattr__(self, "delay_max", wait_seconds("Retry.delay_max", self.delay_max))
 
     def wants(self, error: BaseException) -> bool:
         """Whether a failure of this kind is retried at all."""
@@ -115,6 +117,6 @@ class Recovery:
         if self._retry.delay_from is None:
             return None
         delay = self._retry.delay_from(failure)
-        if delay is None or not 0.0 <= delay < math.inf:
+        if not isinstance(delay, (int, float)) or isinstance(delay, bool) or not 0.0 <= delay < math.inf:
             return None
-        return min(delay, self._retry.delay_max)
+        return min(delay, cast("float", self._retry.delay_max))
