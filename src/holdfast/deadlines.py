@@ -10,7 +10,7 @@ This file reads no clock: `now` is given, in seconds of the clock that made the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 from holdfast.errors import DeadlineExceeded
 
@@ -87,3 +87,11 @@ class ShieldDeadline(Deadline):
 
 
 ambient: ContextVar[Deadline | None] = ContextVar("holdfast.deadline", default=None)
+
+
+def restore(token: Token[Deadline | None]) -> None:
+    """Undo `ambient.set`. A generator may be closed in another context than it began in; there, nothing is to be undone."""
+    try:  # noqa: SIM105  (suppress() costs ten times as much, in every call)
+        ambient.reset(token)
+    except ValueError:
+        pass

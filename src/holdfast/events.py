@@ -158,10 +158,12 @@ class _Entry:
 
 def _report(listener: Listener, error: Exception) -> None:
     # sys.excepthook and not a warning: under "error" filters a warning would raise into the user's call.
+    import contextlib
     import sys
 
-    error.add_note(f"raised by the holdfast listener {listener!r}; it is called on, its later errors are not reported")
-    sys.excepthook(type(error), error, error.__traceback__)
+    with contextlib.suppress(Exception):  # the listener's repr and the hook are user's code as well
+        error.add_note(f"raised by the holdfast listener {listener!r}; it is called on, its later errors are not reported")
+        sys.excepthook(type(error), error, error.__traceback__)
 
 
 def publish(events: list[Event]) -> None:

@@ -207,6 +207,10 @@ class Call:
         """What the health check said; the attempt may start. Raises BreakerOpen if it was bad."""
         if healthy:
             self._attempt_began = now
+            deadline = self.deadline
+            if deadline is not None and now >= deadline.at:
+                self.abandon(now)
+                raise deadline.exceeded(now, started=self.attempt > 1)
             return
         circuit = cast("Circuit", self._plan.circuit)
         self._settle(FAILURE, now, None)
@@ -322,9 +326,12 @@ class Call:
         recovery = self._recovery
         if recovery is None:
             recovery = self._recovery = Recovery(cast("Retry", plan.retry), plan.rng)
-        until = math.inf if self.deadline is None else self.deadline.at
-        delay = recovery.decide(self.attempt, failure, now, until)
         error = failure if isinstance(failure, BaseException) else None
+        until = math.inf if self.deadline is None else self.deadline.at
+        cut = None if error is None or self.deadline is None else deadline_behind(error)
+        if cut is not None and self.deadline is not None and self.deadline.encloses(cut):
+            until = now  # it has passed, though its timer may have rung a rounding early
+        delay = recovery.decide(self.attempt, failure, now, until)
         if delay is None:
             if error is not None:
                 self._note(error, now, recovery.reason)
@@ -337,14 +344,14 @@ class Call:
     # Judging.
 
     def _verdict(self, error: BaseException, now: float) -> Verdict:
-        if not isinstance(error, Exception) or isinstance(error, Rejected) or self._cut_by_caller(error, now):
+        if not isinstance(error, Exception) or isinstance(error, Rejected) or self.cut_by_caller(error, now):
             return IGNORED
         circuit = self._plan.circuit
         if circuit is not None and matches(circuit.config.ignore, error):
             return IGNORED
         return FAILURE
 
-    def _cut_by_caller(self, error: Exception, now: float) -> bool:
+    def cut_by_caller(self, error: Exception, now: float) -> bool:
         """Whether the caller's deadline ended the attempt before it had its own time."""
         limit, deadline = self.limit, self.deadline
         if deadline is None or limit is not deadline:
@@ -405,7 +412,9 @@ def outran(limit: Deadline, now: float) -> events.DeadlineOutrun | None:
 def note(error: BaseException, policy: str, text: str) -> None:
     """Add a note to `error`; an older one of the same policy is replaced, since some code raises one instance for ever."""
     lead = f"{policy}: "
-    notes = getattr(error, "__notes__", None)
+    notes = getattr(error, "__notes__", [])
+    if not isinstance(notes, list):
+        return  # somebody else's use of the name; adding to it would raise
     if notes:
         notes[:] = [line for line in notes if not line.startswith(f"{lead}gave up")]
     error.add_note(lead + text)

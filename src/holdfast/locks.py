@@ -1,7 +1,9 @@
 """State that threads share and that survives a fork.
 
 A lock guards arithmetic only: no user code, no I/O and no waiting happens under it, and no lock is taken under
-another. That makes a fork safe in three steps: take every lock (each is free again within microseconds), fork, give
+another. It is reentrant all the same, because a signal's handler and a finaliser may run between any two bytecodes, and
+theirs is user's code that may come back here: a count that is off by one for a moment is better than a thread that
+waits for itself. That makes a fork safe in three steps: take every lock (each is free again within microseconds), fork, give
 them all back on both sides; nothing is caught half-written. What belonged to threads that the child does not have
 (places, probes) is forgotten in the child by `_after_fork`.
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from threading import Lock
+from threading import Lock, RLock
 
 _guarded: dict[int, weakref.ref[Guarded]] = {}
 _held: list[Guarded] = []
@@ -26,7 +28,7 @@ class Guarded:
     __slots__ = ("__weakref__", "_lock")
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         key = id(self)
         _guarded[key] = weakref.ref(self, lambda _: _guarded.pop(key, None))
 
@@ -55,7 +57,7 @@ def _in_child() -> None:
     for reference in list(_guarded.values()):
         owner = reference()
         if owner is not None:
-            owner._lock = Lock()
+            owner._lock = RLock()
             owner._after_fork()
 
 

@@ -231,7 +231,7 @@ class Attempts:
     def __aiter__(self) -> AsyncIterator[aio.Block]:
         from holdfast.drivers import aio
 
-        return aio.attempts(self._plan)
+        return aio.Attempts(self._plan)
 
 
 class Guard:
@@ -317,7 +317,10 @@ def require(*policies: Policy) -> None:
         circuit = policy._plan.circuit
         refusal = circuit.refusal(now) if circuit is not None else None
         if refusal is not None:
-            raise refusal
+            try:
+                raise refusal
+            finally:
+                del refusal  # its traceback holds this frame, and the ring would wait for the garbage collector
 
 
 def _is_text(value: object) -> bool:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from holdfast import events
-from holdfast.deadlines import Deadline, ShieldDeadline, ambient
+from holdfast.deadlines import Deadline, ShieldDeadline, ambient, restore
 from holdfast.drivers import clock
 from holdfast.flow import outran
 from holdfast.validation import Seconds, positive_seconds, to_seconds
@@ -83,7 +83,7 @@ class DeadlineBlock:
     def _end(self) -> None:
         token, self._token = self._token, None
         if token is not None:
-            ambient.reset(token)
+            restore(token)
         if events.listeners is not None and self.limit is not None:
             event = outran(self.limit, clock.now())
             if event is not None:
@@ -111,8 +111,13 @@ class DeadlineBlock:
 
         loop = backend()
         self._begin()
-        self._cutoff = loop.cutoff(self.limit, clock.current.get())
-        self._cutoff.__enter__()
+        cutoff = loop.cutoff(self.limit, clock.current.get())
+        try:
+            cutoff.__enter__()
+        except BaseException:
+            self._end()
+            raise
+        self._cutoff = cutoff
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
@@ -173,7 +178,7 @@ class Shield:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         token, self._token = self._token, None
         if token is not None:
-            ambient.reset(token)
+            restore(token)
 
     async def __aenter__(self) -> Self:
         from holdfast.drivers.backends import backend

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Token
 from inspect import isawaitable
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from holdfast import events
-from holdfast.deadlines import Deadline, ambient
+from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers.backends import Backend, Cutoff, backend
 from holdfast.drivers.clock import Clock, current, now
 from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back, refuse, rescue
@@ -102,7 +102,7 @@ async def _run(
                 if delay is None:
                     return result
             finally:
-                ambient.reset(token)
+                restore(token)
             await _pause(call, delay, loop, clock)
             now = clock.now()
     except BaseException:
@@ -148,10 +148,12 @@ async def _is_healthy(call: Call, check: Callable[[], object] | None, loop: Back
         with loop.cutoff(call.limit, clock):
             healthy = check()
             return bool(await healthy if isawaitable(healthy) else healthy)
-    except Exception:
+    except Exception as error:
+        if call.cut_by_caller(error, clock.now()):
+            raise
         return False
     finally:
-        ambient.reset(token)
+        restore(token)
 
 
 # Fallback and hedge surround whole calls.
@@ -206,23 +208,25 @@ class Block:
 
     async def __aenter__(self) -> Self:
         call, clock = self._call, self._clock
+        if self.entered:
+            raise RuntimeError("an attempt is made once, in one block")
         self.entered = True
         self.delay = None
         try:
             step = call.admit(clock.now())
             while step is not None:
                 step = await _do(call, step, self._loop, clock)
+            self._cutoff = self._loop.cutoff(call.limit, clock)
+            self._cutoff.__enter__()
         except BaseException:
             call.abandon(clock.now())
             call.tell()
             raise
         self._token = ambient.set(call.limit)
-        self._cutoff = self._loop.cutoff(call.limit, clock)
-        self._cutoff.__enter__()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        ambient.reset(cast("Token[Deadline | None]", self._token))
+        restore(cast("Token[Deadline | None]", self._token))
         try:
             cast("Cutoff", self._cutoff).__exit__(kind, error, trace)
         except BaseException as exceeded:
@@ -247,14 +251,30 @@ class Block:
             await self._loop.sleep(self._clock.delay(self.delay))
 
 
-async def attempts(plan: Plan) -> AsyncIterator[Block]:
-    """The attempts of one call, each to be made in its `async with` block."""
-    block = Block(plan)
-    while True:
-        block.entered = False
-        yield block
+class Attempts:
+    """The attempts of one call, each to be made in its `async with` block.
+
+    No async generator: one that is left by `return` or `break`, as this usually is, costs the event loop a task to close it.
+    """
+
+    __slots__ = ("_block", "_plan")
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._block: Block | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Block:
+        block = self._block
+        if block is None:
+            block = self._block = Block(self._plan)
+            return block
         if not block.entered:
-            raise RuntimeError(f"{plan.name}: each attempt is made in its block: `async for ...: async with attempt: ...`")
+            raise RuntimeError(f"{self._plan.name}: each attempt is made in its block: `async for ...: async with attempt: ...`")
         if block.delay is None:
-            return
+            raise StopAsyncIteration
         await block.pause()
+        block.entered = False
+        return block

@@ -8,7 +8,6 @@ it rings.
 from __future__ import annotations
 
 import asyncio
-import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from heapq import heapify, heappop, heappush
@@ -34,7 +33,7 @@ _EARLY = 1e-6
 class _Loop:
     """One event loop: its cut-offs, soonest first."""
 
-    __slots__ = ("__weakref__", "_heap", "_live", "_loop", "_order", "_rings_at", "shields")
+    __slots__ = ("_heap", "_live", "_loop", "_order", "_rings_at", "_timer", "shields")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
@@ -42,6 +41,7 @@ class _Loop:
         self._live = 0
         self._order = count()
         self._rings_at = inf
+        self._timer: asyncio.TimerHandle | None = None
         self.shields: dict[asyncio.Task[Any], _Shield] = {}  # the innermost shield of each task that is in one
 
     # What the driver calls.
@@ -89,17 +89,18 @@ class _Loop:
                     if patience is not None and race.rival(now):
                         began[asyncio.create_task(start())] = now
                     continue
-                for task in done:
-                    error = asyncio.CancelledError() if task.cancelled() else task.exception()
-                    if race.ended(error, now - began.pop(task), now):
-                        return task.result()
+                while done:
+                    ended = done.pop()
+                    error = asyncio.CancelledError() if ended.cancelled() else ended.exception()
+                    if race.ended(error, now - began.pop(ended), now):
+                        return ended.result()
         finally:
+            done = ended = error = None  # type: ignore[assignment]  # an error's traceback holds this frame: no ring of the two
             now = clock.now()
-            for task, since in began.items():
-                task.cancel()
+            for since in began.values():
                 race.lost(now - since, now)
             if began:
-                await asyncio.gather(*began, return_exceptions=True)
+                await _end(list(began))
 
     # What the cut-offs call.
 
@@ -123,11 +124,12 @@ class _Loop:
         loop = self._loop()
         if loop is not None:
             self._rings_at = at
-            loop.call_later(max(0.0, at - clock.now()), self._ring, at, clock)
+            if self._timer is not None:  # a later one, which goes on from here
+                self._timer.cancel()
+            self._timer = loop.call_later(max(0.0, at - clock.now()), self._ring, clock)
 
-    def _ring(self, at: float, clock: Clock) -> None:
-        if at != self._rings_at:
-            return  # an earlier one was set meanwhile, and goes on from there
+    def _ring(self, clock: Clock) -> None:
+        self._timer = None
         self._rings_at = inf
         heap = self._heap
         now = clock.now() + _EARLY
@@ -137,6 +139,26 @@ class _Loop:
                 cutoff.fire()
         if heap:
             self._set(heap[0][0], clock)
+
+
+async def _end(tasks: list[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their end, even if this is cancelled meanwhile: what was begun here does not outlive it."""
+    cancelled: asyncio.CancelledError | None = None
+    for task in tasks:
+        task.cancel()
+    try:
+        while any(not task.done() for task in tasks):
+            try:
+                await asyncio.wait(tasks)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        for task in tasks:
+            if not task.cancelled():
+                task.exception()  # asked for, so that asyncio does not report it as lost
+        if cancelled is not None:
+            raise cancelled
+    finally:
+        cancelled = None
 
 
 class _Cutoff:
@@ -218,27 +240,19 @@ class _Shield:
             del self._loop.shields[self._task]
         else:
             self._loop.shields[self._task] = self._outer
+        # From the loop and not at once: a task that cancels itself and then leaves the block without waiting would be cancelled outside.
         for cutoff in self.held:
-            cutoff.fire()
+            self._task.get_loop().call_soon(cutoff.fire)
 
 
-_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
-
-
-class _Running(threading.local):
-    loop: asyncio.AbstractEventLoop | None = None
-    state: _Loop | None = None
-
-
-_running = _Running()
+# The state of a loop hangs on the loop itself, so that it dies with it: its cut-offs know tasks, and those know the loop, so a
+# WeakKeyDictionary would keep alive whatever loop was left with a task in it.
+_STATE = "_holdfast"
 
 
 def for_loop(loop: asyncio.AbstractEventLoop) -> _Loop:
     """The state of this loop, which is running in this thread."""
-    state = _running.state
-    if state is None or _running.loop is not loop:
-        state = _loops.get(loop)
-        if state is None:
-            state = _loops[loop] = _Loop(loop)
-        _running.loop, _running.state = loop, state
+    state: _Loop | None = loop.__dict__.get(_STATE)
+    if state is None:
+        state = loop.__dict__[_STATE] = _Loop(loop)
     return state

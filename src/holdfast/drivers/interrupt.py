@@ -19,8 +19,9 @@ from holdfast.drivers import clock
 
 # Code that swallows the error is interrupted again; clean-up has this long, or a shield.
 _AGAIN = 1.0
-# How soon to look again where raising would have torn the bookkeeping of a policy.
+# How soon to look again where raising would have torn the bookkeeping of a policy, and where a shield, which may end early, is up.
 _SOON = 0.001
+_SHIELDED = 0.01
 _PACKAGE = __name__.split(".")[0]
 
 _active: list[Interrupt] = []
@@ -87,29 +88,35 @@ def _ring(_signal: int, frame: FrameType | None) -> None:
         if _active:
             _set()
         return
-    shielded_until = _shielded_until(due[-1])
-    if shielded_until is not None or not _in_users_code(frame):
-        for interrupt in due:
-            interrupt.due = max(now + _SOON, shielded_until or 0.0)
-        _set()
+    if not _in_users_code(frame):
+        _again(due, now + _SOON)
         return
+    held = [interrupt for interrupt in due if _is_shielded(interrupt)]
+    free = [interrupt for interrupt in due if interrupt not in held]
+    for interrupt in held:
+        interrupt.due = now + _SHIELDED
+    _again(free, now + _AGAIN)
     # The outermost that is due says most: the inner ones are over with it.
-    limit = due[0].limit
-    for interrupt in due:
-        interrupt.due = now + _AGAIN
-    _set()
+    limit = free[0].limit if free else None
     if limit is not None:
         raise limit.exceeded(now)
 
 
-def _shielded_until(interrupt: Interrupt) -> float | None:
+def _again(interrupts: list[Interrupt], moment: float) -> None:
+    for interrupt in interrupts:
+        interrupt.due = moment
+    _set()
+
+
+def _is_shielded(interrupt: Interrupt) -> bool:
+    """Whether a shield that began inside of the interrupt's block is up."""
     inside = ambient.get()
     for link in inside.around() if inside is not None else ():
         if link is interrupt.limit:
-            return None
+            return False
         if isinstance(link, ShieldDeadline):
-            return link.at
-    return None
+            return True
+    return False
 
 
 def _in_users_code(frame: FrameType | None) -> bool:

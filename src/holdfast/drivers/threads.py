@@ -11,7 +11,7 @@ from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from holdfast import events
-from holdfast.deadlines import Deadline, ambient
+from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers.clock import Clock, current, now
 from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back, refuse, rescue
 
@@ -143,7 +143,9 @@ def _is_healthy(call: Call, check: Callable[[], object] | None) -> bool:
     token = ambient.set(call.limit)
     try:
         healthy = check() if check is not None else True
-    except Exception:
+    except Exception as error:
+        if call.cut_by_caller(error, now()):
+            raise
         return False
     finally:
         ambient.reset(token)
@@ -206,10 +208,12 @@ def _run_race(plan: Plan, outer: Deadline | None, fn: Callable[..., R], args: tu
                 if race.rival(now):
                     start()
                 continue
-            for future in done:
-                if race.ended(future.exception(), now - began.pop(future), now):
-                    return future.result()
+            while done:
+                ended = done.pop()
+                if race.ended(ended.exception(), now - began.pop(ended), now):
+                    return ended.result()
     finally:
+        done = ended = None  # type: ignore[assignment]  # an error's traceback holds this frame: no ring of the two
         now = clock.now()
         for future, since in began.items():
             future.cancel()
@@ -235,6 +239,8 @@ class Block:
 
     def __enter__(self) -> Self:
         call, clock = self._call, self._clock
+        if self.entered:
+            raise RuntimeError("an attempt is made once, in one block")
         self.entered = True
         self.delay = None
         try:
@@ -249,7 +255,7 @@ class Block:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        ambient.reset(cast("Token[Deadline | None]", self._token))
+        restore(cast("Token[Deadline | None]", self._token))
         now = self._clock.now()
         if error is None:
             self._call.succeeded(now)

@@ -78,7 +78,10 @@ class _Trio:
                 race.lost(now - began, now)
             nursery.cancel_scope.cancel()
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure, ended  # its traceback holds this frame: no ring of the two
         return result  # type: ignore[return-value]  # it is an R where no failure was reported
 
 

@@ -89,7 +89,7 @@ class Places(Guarded):
         with self._lock:
             if not ticket.permit and ticket in self._waiting:  # it is not after a fork
                 self._waiting.remove(ticket)
-            return ticket.permit
+            return self._take(ticket)
 
     def release(self, permit: int) -> None:
         """Give a place back, and wake whoever gets it."""
@@ -143,7 +143,16 @@ class Places(Guarded):
             try:
                 wake()
             except RuntimeError:  # its event loop was closed while it waited: nobody is there to use the place
-                self.release(ticket.permit)
+                with self._lock:
+                    permit = self._take(ticket)
+                if permit:
+                    self.release(permit)
+
+    @staticmethod
+    def _take(ticket: Ticket) -> int:
+        # Its holder and whoever found its loop closed may both come to give the place back: it is there once.
+        permit, ticket.permit = ticket.permit, 0
+        return permit
 
     def _after_fork(self) -> None:
         self._generation += 1
