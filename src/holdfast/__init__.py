@@ -22,7 +22,7 @@ from holdfast.policies.hedge import Hedge
 from holdfast.policies.ratelimit import RateLimit
 from holdfast.policies.retry import Retry
 from holdfast.policy import Policy, require
-from holdfast.scope import carry, check, deadline, remaining, shield
+from holdfast.scope import carry, check, deadline, install, remaining, shield, uninstall
 
 __version__ = "0.1.0"
 
@@ -50,7 +50,9 @@ __all__ = [
     "check",
     "deadline",
     "events",
+    "install",
     "remaining",
     "require",
     "shield",
+    "uninstall",
 ]

@@ -201,6 +201,22 @@ class Shield:
             self.__exit__(kind, error, trace)
 
 
+def install() -> None:
+    """From now on every blocking socket operation, TLS handshake and name look-up of this process obeys the ambient deadline,
+    whatever client library makes it. Installing twice is installing once; see `holdfast.net`.
+    """
+    from holdfast.net import install as install_now
+
+    install_now()
+
+
+def uninstall() -> None:
+    """Put back what `install` changed. Without `install` it does nothing."""
+    from holdfast.net import uninstall as uninstall_now
+
+    uninstall_now()
+
+
 def carry(fn: Callable[P, R]) -> Callable[P, R]:
     """Take the running context, and with it the deadline, into a thread: `executor.submit(holdfast.carry(work), order)`.
 

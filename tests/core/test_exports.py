@@ -30,9 +30,11 @@ FIXED = {
     "check",
     "deadline",
     "events",
+    "install",
     "remaining",
     "require",
     "shield",
+    "uninstall",
 }
 
 

@@ -1,0 +1,203 @@
+"""Name look-up that obeys the ambient deadline.
+
+The system's resolver blocks for as long as it likes (30 s by default, per server and try) and cannot be interrupted, so it runs in
+threads of its own; whoever asked waits for the answer until the deadline.
+
+1. At most `THREADS` threads, made when needed, ended after some seconds without work. One look-up of a name serves everybody who asks for
+   it meanwhile, so a name that hangs holds one thread, however many callers gave up on it.
+2. A look-up that nobody waits for any more is not begun.
+3. The threads are daemons: a process ends at once, whatever the resolver does.
+4. Without a deadline, and for addresses that need no look-up, the caller asks the system directly as ever.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeAlias
+
+from holdfast.deadlines import Deadline, ambient
+from holdfast.drivers import clock
+
+# What socket.getaddrinfo returns: family, type, protocol, canonical name, address.
+AddressInfo: TypeAlias = (
+    "tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]"
+)
+Host: TypeAlias = "bytes | str | None"
+Port: TypeAlias = "bytes | str | int | None"
+_Query: TypeAlias = tuple[Host, Port, int, int, int, int]
+
+THREADS = 8
+_IDLE = 5.0
+
+# The real one, even where `install` has put ours in its place.
+_system: Callable[..., list[AddressInfo]] = socket.getaddrinfo
+
+
+class _Lookup:
+    """One look-up and those who wait for it."""
+
+    __slots__ = ("answer", "callbacks", "done", "error", "query")
+
+    def __init__(self, query: _Query) -> None:
+        self.query = query
+        self.done = threading.Event()
+        self.answer: list[AddressInfo] = []
+        self.error: BaseException | None = None
+        self.callbacks: list[Callable[[], object]] = []
+
+    def result(self) -> list[AddressInfo]:
+        """The answer; raises what the resolver raised, a fresh copy for each caller."""
+        if self.error is None:
+            return list(self.answer)
+        raise type(self.error)(*self.error.args)
+
+
+class Resolver:
+    """Look-ups in a bounded number of threads.
+
+    Args:
+        threads: how many at most.
+        look_up: what answers; the system's getaddrinfo.
+    """
+
+    def __init__(self, threads: int = THREADS, look_up: Callable[..., list[AddressInfo]] | None = None) -> None:
+        self._most = threads
+        self._look_up = look_up
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        # A child has none of the threads, and nobody who waits.
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._queue: deque[_Lookup] = deque()
+        self._pending: dict[_Query, _Lookup] = {}
+        self._threads = 0
+        self._idle = 0
+
+    def resolve(self, query: _Query, limit: Deadline) -> list[AddressInfo]:
+        """Answer, at most until the deadline.
+
+        Raises:
+            DeadlineExceeded: it has passed.
+            OSError: as socket.getaddrinfo.
+        """
+        left = limit.at - clock.now()
+        if left <= 0:
+            raise limit.exceeded(clock.now())
+        lookup = self.ask(query, None)
+        if not lookup.done.wait(left):
+            self.forget(lookup, None)
+            raise limit.exceeded(clock.now())
+        return lookup.result()
+
+    def ask(self, query: _Query, callback: Callable[[], object] | None) -> _Lookup:
+        """Begin a look-up, or join the one that runs. `callback` is called from a thread of the resolver when it is done."""
+        with self._lock:
+            lookup = self._pending.get(query)
+            if lookup is None:
+                lookup = self._pending[query] = _Lookup(query)
+                self._queue.append(lookup)
+                if self._idle:
+                    self._work.notify()
+                elif self._threads < self._most:
+                    self._threads += 1
+                    threading.Thread(target=self._serve, name="holdfast-dns", daemon=True).start()
+            lookup.callbacks.append(callback or _nobody)
+            return lookup
+
+    def forget(self, lookup: _Lookup, callback: Callable[[], object] | None) -> None:
+        """A caller does not wait any more; what nobody waits for is not begun."""
+        with self._lock:
+            if (callback or _nobody) in lookup.callbacks:
+                lookup.callbacks.remove(callback or _nobody)
+            if not lookup.callbacks and lookup in self._queue:
+                self._queue.remove(lookup)
+                del self._pending[lookup.query]
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._idle += 1
+                    self._work.wait(_IDLE)
+                    self._idle -= 1
+                if not self._queue:
+                    self._threads -= 1
+                    return
+                lookup = self._queue.popleft()
+            try:
+                lookup.answer = (self._look_up or _system)(*lookup.query)
+            except BaseException as error:
+                lookup.error = error.with_traceback(None)
+            with self._lock:
+                self._pending.pop(lookup.query, None)
+                callbacks = list(lookup.callbacks)
+            lookup.done.set()
+            for callback in callbacks:
+                callback()
+
+
+def _nobody() -> None:
+    """The callback of those who wait for the event."""
+
+
+RESOLVER = Resolver()
+
+
+def getaddrinfo(host: Host, port: Port, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> list[AddressInfo]:  # noqa: A002
+    """`socket.getaddrinfo` under the ambient deadline.
+
+    Raises:
+        DeadlineExceeded: the deadline passed before there was an answer.
+        OSError: as `socket.getaddrinfo`.
+    """
+    limit = ambient.get()
+    if limit is None or is_address(host):
+        return _system(host, port, family, type, proto, flags)
+    return RESOLVER.resolve((host, port, family, type, proto, flags), limit)
+
+
+async def agetaddrinfo(host: Host, port: Port, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> list[AddressInfo]:  # noqa: A002
+    """The same for asyncio: it waits in the loop, and can be cancelled. The loop's default executor is left alone, since
+    `asyncio.run` waits for it to end, and so for the resolver.
+    """
+    import asyncio
+
+    if is_address(host):
+        return _system(host, port, family, type, proto, flags)
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def callback() -> None:
+        with suppress(RuntimeError):  # the loop was closed: nobody waits there any more
+            loop.call_soon_threadsafe(done.set)
+
+    lookup = RESOLVER.ask((host, port, family, type, proto, flags), callback)
+    try:
+        if not lookup.done.is_set():
+            await done.wait()
+    except BaseException:
+        RESOLVER.forget(lookup, callback)
+        raise
+    return lookup.result()
+
+
+def is_address(host: Host) -> bool:
+    """Whether `host` is an address, which needs no look-up."""
+    if host is None:
+        return True
+    text = host.decode("ascii", "replace") if isinstance(host, bytes) else host
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, text.partition("%")[0])
+        except (OSError, ValueError):
+            continue
+        return True
+    return False

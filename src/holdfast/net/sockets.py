@@ -1,0 +1,83 @@
+"""Sockets whose every blocking operation is bound by the ambient deadline."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+from holdfast.deadlines import ambient
+from holdfast.net.clamp import bounded, is_held
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# What may block. TLS sockets build recv, recv_into and sendall on the last five, so only these are theirs.
+PLAIN = (
+    "accept",
+    "connect",
+    "connect_ex",
+    "recv",
+    "recv_into",
+    "recvfrom",
+    "recvfrom_into",
+    "recvmsg",
+    "recvmsg_into",
+    "send",
+    "sendmsg",
+    "sendto",
+)
+TLS = ("do_handshake", "read", "send", "unwrap", "write")
+
+
+def guarded(method: F) -> F:
+    """The method, bound by the ambient deadline; without one it costs a look at a context variable."""
+    get = ambient.get
+
+    @wraps(method)
+    def operation(self: socket.socket, *args: Any, **kwargs: Any) -> Any:
+        if get() is None and not is_held(self):
+            return method(self, *args, **kwargs)
+        return bounded(self, method, self, *args, **kwargs)
+
+    return operation  # type: ignore[return-value]  # wraps keeps the signature, and the checker cannot see it
+
+
+def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
+    """`socket.sendall`, piece by piece with `send`: a timeout in the middle must not send the beginning twice."""
+    if ambient.get() is None and not is_held(self):
+        _sendall(self, data, flags)
+        return
+    with memoryview(data) as view, view.cast("B") as rest:
+        sent = 0
+        while sent < len(rest):
+            sent += self.send(rest[sent:], flags)
+
+
+def sendfile(self: socket.socket, file: Any, offset: int = 0, count: int | None = None) -> int:
+    """`socket.sendfile`, piece by piece with `send`, so that the deadline bounds each piece."""
+    if ambient.get() is None or self.gettimeout() == 0.0:
+        return _sendfile(self, file, offset, count)
+    return self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined, no-any-return]  # the library's own portable way
+
+
+_sendall = socket.socket.sendall
+_sendfile = socket.socket.sendfile
+
+
+class Socket(socket.socket):
+    """A socket that obeys the ambient deadline."""
+
+    sendall = sendall
+    sendfile = sendfile
+
+
+class TLSSocket(ssl.SSLSocket):
+    """A TLS socket that obeys the ambient deadline. Set it as `SSLContext.sslsocket_class`."""
+
+
+for name in PLAIN:
+    setattr(Socket, name, guarded(getattr(socket.socket, name)))
+for name in TLS:
+    setattr(TLSSocket, name, guarded(getattr(ssl.SSLSocket, name)))

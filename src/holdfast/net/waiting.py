@@ -1,0 +1,41 @@
+"""Waiting for a socket under the ambient deadline."""
+
+from __future__ import annotations
+
+import math
+import selectors
+import socket
+
+from holdfast.deadlines import ambient
+from holdfast.drivers import clock
+
+
+def wait_readable(sock: socket.socket, timeout: float | None = None) -> None:
+    """Block until there is something to read, or the peer has closed.
+
+    Raises:
+        DeadlineExceeded: the ambient deadline passed.
+        TimeoutError: `timeout` seconds passed.
+    """
+    _wait(sock, selectors.EVENT_READ, timeout)
+
+
+def wait_writable(sock: socket.socket, timeout: float | None = None) -> None:
+    """Block until something can be written. Raises as `wait_readable` does."""
+    _wait(sock, selectors.EVENT_WRITE, timeout)
+
+
+def _wait(sock: socket.socket, event: int, timeout: float | None) -> None:
+    limit = ambient.get()
+    now = clock.now()
+    if limit is not None and now >= limit.at:
+        raise limit.exceeded(now)
+    end = min(math.inf if timeout is None else now + timeout, math.inf if limit is None else limit.at)
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, event)
+        if selector.select(None if end == math.inf else end - now):
+            return
+    now = clock.now()
+    if limit is not None and now >= limit.at:
+        raise limit.exceeded(now)
+    raise TimeoutError(f"nothing for {timeout:g} s")
