@@ -31,7 +31,7 @@ from typing import TypeAlias, cast
 from holdfast import events
 from holdfast.deadlines import AttemptTimeout, Deadline
 from holdfast.errors import BreakerOpen, BulkheadFull, DeadlineExceeded, Rejected
-from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict, deadline_behind, matches
+from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Reading, Verdict, deadline_behind, matches
 from holdfast.policies.adaptive import Adaptive
 from holdfast.policies.breaker import Breaker, Circuit
 from holdfast.policies.budget import Budget
@@ -118,6 +118,7 @@ class Call:
         plan: the policy.
         now: monotonic seconds.
         outer: the ambient deadline of the caller.
+        reading: how outcomes are read, where it is not the policy that says.
     """
 
     __slots__ = (
@@ -126,6 +127,7 @@ class Call:
         "_permit",
         "_place",
         "_plan",
+        "_reading",
         "_recovery",
         "_ticket",
         "_turn",
@@ -135,8 +137,9 @@ class Call:
         "news",
     )
 
-    def __init__(self, plan: Plan, now: float, outer: Deadline | None) -> None:
+    def __init__(self, plan: Plan, now: float, outer: Deadline | None, reading: Reading | None = None) -> None:
         self._plan = plan
+        self._reading = reading
         self._began = now
         self.deadline = outer  # for the whole call
         self.limit = outer  # for the attempt
@@ -260,20 +263,32 @@ class Call:
     def returned(self, result: object, now: float) -> float | None:
         """The attempt returned; `result` is shown to the predicates that ask for it, and kept by nobody."""
         plan = self._plan
+        verdict: Verdict | None
         try:
-            again = plan.retry is not None and plan.retry.on_result is not None and plan.retry.on_result(result)
-            bad = plan.circuit is not None and plan.circuit.config.on_result is not None and plan.circuit.config.on_result(result)
+            if self._reading is not None:
+                verdict, again = self._reading.result(result)
+            else:
+                again = plan.retry is not None and plan.retry.on_result is not None and plan.retry.on_result(result)
+                bad = plan.circuit is not None and plan.circuit.config.on_result is not None and plan.circuit.config.on_result(result)
+                verdict = FAILURE if again or bad else SUCCESS
         except BaseException:
             self.abandon(now)
             raise
-        self._settle(FAILURE if again or bad else SUCCESS, now, None)
-        return self._recover(result, now) if again else None
+        if verdict is None:
+            return None
+        self._settle(verdict, now, None)
+        return self._recover(result, now) if again and plan.retry is not None else None
+
+    def close(self, verdict: Verdict, now: float, error: BaseException | None = None) -> None:
+        """The end of an attempt whose result was handed on unfinished, like a response that is still being read."""
+        self._settle(verdict, now, error)
+        self.tell()
 
     def failed(self, error: BaseException, now: float) -> float | None:
         """The attempt raised."""
         try:
             verdict = self._verdict(error, now)
-            wanted = self._plan.retry is not None and self._plan.retry.wants(error)
+            wanted = self._plan.retry is not None and self._wanted(self._plan.retry, error)
         except BaseException:
             self.abandon(now)
             raise
@@ -325,7 +340,8 @@ class Call:
         plan = self._plan
         recovery = self._recovery
         if recovery is None:
-            recovery = self._recovery = Recovery(cast("Retry", plan.retry), plan.rng)
+            asks = None if self._reading is None else self._reading.delay
+            recovery = self._recovery = Recovery(cast("Retry", plan.retry), plan.rng, asks)
         error = failure if isinstance(failure, BaseException) else None
         until = math.inf if self.deadline is None else self.deadline.at
         cut = None if error is None or self.deadline is None else deadline_behind(error)
@@ -346,10 +362,17 @@ class Call:
     def _verdict(self, error: BaseException, now: float) -> Verdict:
         if not isinstance(error, Exception) or isinstance(error, Rejected) or self.cut_by_caller(error, now):
             return IGNORED
+        if self._reading is not None:
+            return self._reading.error(error)[0]
         circuit = self._plan.circuit
         if circuit is not None and matches(circuit.config.ignore, error):
             return IGNORED
         return FAILURE
+
+    def _wanted(self, retry: Retry, error: BaseException) -> bool:
+        if self._reading is None or not isinstance(error, Exception) or isinstance(error, Rejected):
+            return retry.wants(error)
+        return self._reading.error(error)[1]
 
     def cut_by_caller(self, error: Exception, now: float) -> bool:
         """Whether the caller's deadline ended the attempt before it had its own time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from holdfast.errors import DeadlineExceeded
 
@@ -29,6 +29,26 @@ class Verdict(enum.Enum):
 SUCCESS = Verdict.SUCCESS
 FAILURE = Verdict.FAILURE
 IGNORED = Verdict.IGNORED
+
+
+class Reading(Protocol):
+    """How a client reads what became of an attempt, where more is known than a type of exception: the request, the status, how far it got.
+
+    It stands in for `Retry.on`, `Retry.on_result`, `Retry.delay_from`, `Breaker.ignore` and `Breaker.on_result`; attempts,
+    waits, budget and refusals stay the policy's.
+    """
+
+    def error(self, error: Exception) -> tuple[Verdict, bool]:
+        """How a failure counts, and whether the call may be done again."""
+        ...
+
+    def result(self, result: Any) -> tuple[Verdict | None, bool]:
+        """The same for a result. None for how it counts: that is not known yet, and `Call.close` will be told."""
+        ...
+
+    def delay(self, failure: Any) -> float | None:
+        """Seconds that the other side wants us to wait after this failure, or None."""
+        ...
 
 
 def matches(matcher: Matcher, error: BaseException) -> bool:

@@ -14,6 +14,7 @@ from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers.backends import Backend, Cutoff, backend
 from holdfast.drivers.clock import Clock, current, now
 from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back, refuse, rescue
+from holdfast.outcome import Reading
 
 if TYPE_CHECKING:
     from typing import Self
@@ -56,9 +57,13 @@ def _wrap_light(plan: Plan, fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaita
     return guarded
 
 
-def run(plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, R]:
+def run(
+    plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any], reading: Reading | None = None
+) -> Coroutine[Any, Any, R]:
     """Call the async `fn` through the policy."""
-    return _run_layered(plan, fn, args, kwargs) if plan.layered else _run(plan, fn, args, kwargs)
+    if plan.layered:
+        return _run_layered(plan, fn, args, kwargs, reading)
+    return _run(plan, fn, args, kwargs, None, reading)
 
 
 async def _run(
@@ -67,12 +72,13 @@ async def _run(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     rescued: tuple[Call, float] | None = None,
+    reading: Reading | None = None,
 ) -> R:
     clock = current.get()
     now = clock.now()
     loop = backend()
     if rescued is None:
-        call = Call(plan, now, ambient.get())
+        call = Call(plan, now, ambient.get(), reading)
     else:
         call = rescued[0]
         await _pause(call, rescued[1], loop, clock)
@@ -95,7 +101,7 @@ async def _run(
                 if delay is None:
                     raise
             else:
-                if not plan.judges:
+                if reading is None and not plan.judges:
                     call.succeeded(clock.now())
                     return result
                 delay = call.returned(result, clock.now())
@@ -159,12 +165,14 @@ async def _is_healthy(call: Call, check: Callable[[], object] | None, loop: Back
 # Fallback and hedge surround whole calls.
 
 
-async def _run_layered(plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+async def _run_layered(
+    plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any], reading: Reading | None = None
+) -> R:
     outer = ambient.get()
     try:
         if plan.hedge is not None:
-            return await _run_race(plan, outer, fn, args, kwargs)
-        return await _run(plan, fn, args, kwargs)
+            return await _run_race(plan, outer, fn, args, kwargs, reading)
+        return await _run(plan, fn, args, kwargs, None, reading)
     except Exception as error:
         fallback = falls_back(plan, error, outer)
         if fallback is None:
@@ -174,7 +182,12 @@ async def _run_layered(plan: Plan, fn: Callable[..., Awaitable[R]], args: tuple[
 
 
 async def _run_race(
-    plan: Plan, outer: Deadline | None, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any]
+    plan: Plan,
+    outer: Deadline | None,
+    fn: Callable[..., Awaitable[R]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    reading: Reading | None = None,
 ) -> R:
     clock, loop = current.get(), backend()
     race = Race(plan, clock.now(), outer)
@@ -182,7 +195,7 @@ async def _run_race(
     token = ambient.set(race.deadline)
     try:
         # Each attempt is cut off at the deadline by itself, and counts then; cutting the race off would merely cancel them.
-        return await loop.race(race, clock, lambda: run(inner, fn, args, kwargs))
+        return await loop.race(race, clock, lambda: run(inner, fn, args, kwargs, reading))
     finally:
         ambient.reset(token)
 

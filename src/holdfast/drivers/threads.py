@@ -14,6 +14,7 @@ from holdfast import events
 from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers.clock import Clock, current, now
 from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back, refuse, rescue
+from holdfast.outcome import Reading
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -63,9 +64,11 @@ def _wrap_light(plan: Plan, fn: Callable[P, R]) -> Callable[P, R]:
     return guarded
 
 
-def run(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+def run(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], reading: Reading | None = None) -> R:
     """Call `fn` through the policy."""
-    return _run_layered(plan, fn, args, kwargs) if plan.layered else _run(plan, fn, args, kwargs)
+    if plan.layered:
+        return _run_layered(plan, fn, args, kwargs, reading)
+    return _run(plan, fn, args, kwargs, None, reading)
 
 
 def _run(
@@ -74,11 +77,12 @@ def _run(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     rescued: tuple[Call, float] | None = None,
+    reading: Reading | None = None,
 ) -> R:
     clock = current.get()
     now = clock.now()
     if rescued is None:
-        call = Call(plan, now, ambient.get())
+        call = Call(plan, now, ambient.get(), reading)
     else:
         call = rescued[0]
         _pause(call, rescued[1], clock)
@@ -98,7 +102,7 @@ def _run(
             else:
                 if result.__class__ is CoroutineType:
                     raise _refuse_coroutine(fn, result)
-                if not plan.judges:
+                if reading is None and not plan.judges:
                     call.succeeded(clock.now())
                     return result
                 delay = call.returned(result, clock.now())
@@ -163,12 +167,12 @@ def _refuse_coroutine(fn: Callable[..., object], result: object) -> TypeError:
 # Fallback and hedge surround whole calls.
 
 
-def _run_layered(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+def _run_layered(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], reading: Reading | None = None) -> R:
     outer = ambient.get()
     try:
         if plan.hedge is not None:
-            return _run_race(plan, outer, fn, args, kwargs)
-        return _run(plan, fn, args, kwargs)
+            return _run_race(plan, outer, fn, args, kwargs, reading)
+        return _run(plan, fn, args, kwargs, None, reading)
     except Exception as error:
         fallback = falls_back(plan, error, outer)
         if fallback is None:
@@ -179,7 +183,14 @@ def _run_layered(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs
         return cast("R", answer)
 
 
-def _run_race(plan: Plan, outer: Deadline | None, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+def _run_race(
+    plan: Plan,
+    outer: Deadline | None,
+    fn: Callable[..., R],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    reading: Reading | None = None,
+) -> R:
     from concurrent.futures import FIRST_COMPLETED, wait
 
     executor, inner = plan.hedge.executor if plan.hedge is not None else None, plan.inner
@@ -192,7 +203,7 @@ def _run_race(plan: Plan, outer: Deadline | None, fn: Callable[..., R], args: tu
     def start() -> None:
         context = contextvars.copy_context()
         context.run(ambient.set, race.deadline)
-        began[executor.submit(lambda: context.run(run, inner, fn, args, kwargs))] = clock.now()
+        began[executor.submit(lambda: context.run(run, inner, fn, args, kwargs, reading))] = clock.now()
 
     try:
         start()

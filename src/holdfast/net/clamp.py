@@ -1,8 +1,8 @@
 """One blocking socket operation, bound by the ambient deadline.
 
 For the length of the operation the socket's timeout is the lesser of its own and what is left; afterwards it is as it was. A timeout
-that comes because of the deadline is DeadlineExceeded, any other is what it always was. So a peer that sends a byte every now and then, each
-in good time, ends at the deadline all the same: what is left shrinks with every operation.
+that comes because of the deadline is DeadlineExceeded, any other is what it always was. So a peer that sends a byte every now and then,
+each in good time, ends at the deadline all the same: what is left shrinks with every operation.
 
 A socket's timeout belongs to all threads that use it. While two are in operations on the same socket, each waits in short turns and
 looks at its own deadline in between, and a thread that has no deadline never sees a timeout that it did not set.

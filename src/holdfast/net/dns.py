@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers import clock
@@ -35,7 +35,7 @@ THREADS = 8
 _IDLE = 5.0
 
 # The real one, even where `install` has put ours in its place.
-_system: Callable[..., list[AddressInfo]] = socket.getaddrinfo
+_system = cast("Callable[..., list[AddressInfo]]", socket.getaddrinfo)
 
 
 class _Lookup:

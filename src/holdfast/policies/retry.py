@@ -80,10 +80,11 @@ class Retry:
 class Recovery:
     """The retries of one call: what is left to try. Made after its first failure, so a call that succeeds pays nothing."""
 
-    __slots__ = ("_delay", "_retry", "_rng", "reason")
+    __slots__ = ("_ask", "_delay", "_retry", "_rng", "reason")
 
-    def __init__(self, retry: Retry, rng: Random) -> None:
+    def __init__(self, retry: Retry, rng: Random, ask: Callable[..., float | None] | None = None) -> None:
         self._retry = retry
+        self._ask = ask or retry.delay_from
         self._rng = rng
         self._delay = 0.0
         self.reason = ""
@@ -114,9 +115,9 @@ class Recovery:
         return delay
 
     def _asked_for(self, failure: object) -> float | None:
-        if self._retry.delay_from is None:
+        if self._ask is None:
             return None
-        delay = self._retry.delay_from(failure)
+        delay = self._ask(failure)
         if not isinstance(delay, (int, float)) or isinstance(delay, bool) or not 0.0 <= delay < math.inf:
             return None
         return min(delay, cast("float", self._retry.delay_max))

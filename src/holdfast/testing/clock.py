@@ -21,7 +21,7 @@ import contextvars
 import selectors
 import time
 from collections.abc import Coroutine
-from contextvars import Token
+from contextvars import ContextVar, Token
 from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +33,19 @@ if TYPE_CHECKING:
     from typing import Self
 
 R = TypeVar("R")
+
+# Of the running context and not of the clock: several threads or tasks may be inside of one clock.
+_entered: ContextVar[tuple[Token[Clock], ...]] = ContextVar("holdfast.testing.clocks", default=())
+
+
+def _enter(clock: Clock) -> None:
+    _entered.set((*_entered.get(), current.set(clock)))
+
+
+def _leave() -> None:
+    *outer, token = _entered.get()
+    _entered.set(tuple(outer))
+    current.reset(token)
 
 
 class FakeClock:
@@ -46,7 +59,6 @@ class FakeClock:
         self._now = number("FakeClock.start", start, low=0.0)
         self._looping = False
         self._moving = Lock()
-        self._tokens: list[Token[Clock]] = []
 
     def now(self) -> float:
         """Monotonic seconds."""
@@ -88,11 +100,11 @@ class FakeClock:
                 self._looping = False
 
     def __enter__(self) -> Self:
-        self._tokens.append(current.set(self))
+        _enter(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        current.reset(self._tokens.pop())
+        _leave()
 
 
 class _VirtualLoop(asyncio.SelectorEventLoop):
@@ -123,7 +135,6 @@ class no_waits:  # noqa: N801  (used like a function, as `holdfast.deadline` is)
 
     def __init__(self) -> None:
         self._skipped = 0.0
-        self._tokens: list[Token[Clock]] = []
 
     def now(self) -> float:
         """Monotonic seconds, and what was skipped."""
@@ -144,8 +155,8 @@ class no_waits:  # noqa: N801  (used like a function, as `holdfast.deadline` is)
         return 0.0
 
     def __enter__(self) -> Self:
-        self._tokens.append(current.set(self))
+        _enter(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        current.reset(self._tokens.pop())
+        _leave()
