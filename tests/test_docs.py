@@ -18,6 +18,7 @@ import contextvars
 import gc
 import io
 import re
+import socket
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ from typing import Any
 
 import pytest
 
+import holdfast
 from holdfast import events
 from holdfast.deadlines import ambient
 from holdfast.drivers.clock import SystemClock, current
@@ -126,9 +128,19 @@ def expect_error(compiled: Any, namespace: dict[str, Any], claim: str, where: st
 
 @contextlib.contextmanager
 def nothing_left() -> Iterator[None]:
-    """Fail where the block leaves a thread, a listener, a deadline, a clock or an unclosed thing behind."""
+    """Fail where the block leaves a thread, a listener, a deadline, a clock, patched sockets or an unclosed thing behind."""
+    try:
+        with _nothing_left():
+            yield
+    finally:  # a page that failed in its middle is not to fail the other tests
+        events.listeners = None
+        holdfast.uninstall()
+
+
+@contextlib.contextmanager
+def _nothing_left() -> Iterator[None]:
     before = set(threading.enumerate())
-    listeners = events.listeners
+    look_up = socket.getaddrinfo
     unraisable: list[str] = []
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("error")
@@ -141,7 +153,8 @@ def nothing_left() -> Iterator[None]:
     while set(threading.enumerate()) - before and time.monotonic() < give_up:
         time.sleep(0.01)
     assert set(threading.enumerate()) <= before, "a thread is left"
-    assert events.listeners is listeners, "a listener is left: end it with what subscribe() returned"
+    assert socket.getaddrinfo is look_up, "install() is left: end it with uninstall()"
+    assert events.listeners is None, "a listener is left: end it with what subscribe() returned"
     assert ambient.get() is None, "a deadline is left"
     assert isinstance(current.get(), SystemClock), "a test's clock is left"
 
@@ -244,11 +257,11 @@ def test_leaving_a_block_out_needs_a_reason() -> None:
 
 def test_what_an_example_leaves_behind_is_noticed() -> None:
     """A listener that stays would hear the next page's events."""
-    stop = None
     with pytest.raises(AssertionError, match="listener"), nothing_left():
-        stop = events.subscribe(print)
-    assert stop is not None
-    stop()
+        events.subscribe(print)
+    with pytest.raises(AssertionError, match="install"), nothing_left():
+        holdfast.install()
+    assert events.listeners is None
 
 
 def test_an_example_that_forgets_an_await_fails() -> None:
