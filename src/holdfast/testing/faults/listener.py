@@ -53,7 +53,8 @@ class Listener:
 
     def pause(self, loop: asyncio.AbstractEventLoop) -> None:
         """Accept nothing more."""
-        loop.remove_reader(self._socket)
+        if self._socket.fileno() >= 0:
+            loop.remove_reader(self._socket)
 
     def close(self) -> None:
         """Give up the socket."""
