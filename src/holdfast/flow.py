@@ -275,6 +275,7 @@ class Call:
             self.abandon(now)
             raise
         if verdict is None:
+            cast("Reading", self._reading).unfinished(self)
             return None
         self._settle(verdict, now, None)
         return self._recover(result, now) if again and plan.retry is not None else None

@@ -38,15 +38,19 @@ class Reading(Protocol):
     waits, budget and refusals stay the policy's.
     """
 
-    def error(self, error: Exception) -> tuple[Verdict, bool]:
+    def error(self, error: Exception, /) -> tuple[Verdict, bool]:
         """How a failure counts, and whether the call may be done again."""
         ...
 
-    def result(self, result: Any) -> tuple[Verdict | None, bool]:
-        """The same for a result. None for how it counts: that is not known yet, and `Call.close` will be told."""
+    def result(self, result: Any, /) -> tuple[Verdict | None, bool]:
+        """The same for a result. None for how it counts: that is not known yet, and `unfinished` is told next."""
         ...
 
-    def delay(self, failure: Any) -> float | None:
+    def unfinished(self, call: Any) -> None:
+        """The result is handed on though it has not ended, like a response that is still being read; `call.close` ends it."""
+        ...
+
+    def delay(self, failure: Any, /) -> float | None:
         """Seconds that the other side wants us to wait after this failure, or None."""
         ...
 
@@ -85,5 +89,5 @@ def deadline_behind(error: BaseException) -> DeadlineExceeded | None:
     for _ in range(_DEEPEST_CHAIN):
         if link is None or isinstance(link, DeadlineExceeded):
             return link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        link = link.__cause__ or link.__context__  # httpcore raises `from None` what it only passes on
     return None

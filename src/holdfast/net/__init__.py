@@ -10,13 +10,15 @@ import ssl
 from typing import cast
 
 from holdfast.net.dns import agetaddrinfo, getaddrinfo
-from holdfast.net.eyeballs import connect
+from holdfast.net.eyeballs import NO_DELAY, STREAM, connect, interleave
 from holdfast.net.options import TcpOptions
 from holdfast.net.patch import install, uninstall
 from holdfast.net.sockets import Socket, TLSSocket
-from holdfast.net.waiting import wait_readable, wait_writable
+from holdfast.net.waiting import is_readable, wait_readable, wait_writable
 
 __all__ = [
+    "NO_DELAY",
+    "STREAM",
     "Socket",
     "TLSSocket",
     "TcpOptions",
@@ -24,6 +26,8 @@ __all__ = [
     "connect",
     "getaddrinfo",
     "install",
+    "interleave",
+    "is_readable",
     "uninstall",
     "wait_readable",
     "wait_writable",

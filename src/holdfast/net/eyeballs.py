@@ -23,6 +23,10 @@ from holdfast.net.sockets import Socket
 
 _STAGGER = 0.25
 
+# Small writes go out at once; every HTTP client sets this.
+NO_DELAY = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+STREAM = socket.SOCK_STREAM
+
 SocketOptions = Iterable[tuple[int, int, int | bytes]]
 
 

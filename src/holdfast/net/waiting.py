@@ -25,6 +25,15 @@ def wait_writable(sock: socket.socket, timeout: float | None = None) -> None:
     _wait(sock, selectors.EVENT_WRITE, timeout)
 
 
+def is_readable(sock: socket.socket) -> bool:
+    """Whether a read would return at once: data, or the end of the connection. A closed socket is readable."""
+    if sock.fileno() < 0:
+        return True
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        return bool(selector.select(0))
+
+
 def _wait(sock: socket.socket, event: int, timeout: float | None) -> None:
     limit = ambient.get()
     now = clock.now()
