@@ -172,6 +172,8 @@ def test_durations_below_the_first_bin_and_above_the_last_are_put_into_them():
     latencies = Latencies(60.0)
     latencies.add(0.0, 0.0)
     assert latencies.quantile(1.0, 1) == pytest.approx(1e-6, rel=0.05)
+    latencies.add(9900.0, 0.0)
+    assert latencies.quantile(1.0, 1) == pytest.approx(9900.0, rel=0.05)
     latencies.add(1e9, 0.0)
     assert latencies.quantile(1.0, 1) == pytest.approx(1e4, rel=0.1)
 
