@@ -13,17 +13,18 @@ The forms are those of Brooker, "Exponential Backoff And Jitter" (2015).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from random import Random
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-from holdfast.validation import Seconds, choice, number, wait_seconds
+from holdfast.validation import Config, Seconds, choice, config, number, wait_seconds
+
+if TYPE_CHECKING:
+    from random import Random
 
 Jitter = Literal["none", "full", "equal", "decorrelated"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backoff:
+@config
+class Backoff(Config):
     """The waits between attempts.
 
     Args:

@@ -12,105 +12,43 @@ no record is built.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Lock
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+if TYPE_CHECKING:
+    from holdfast.records import (
+        AttemptEnded,
+        BreakerChanged,
+        DeadlineOutrun,
+        Event,
+        FellBack,
+        GaveUp,
+        Hedged,
+        LimitChanged,
+        Refused,
+        Retrying,
+    )
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something happened in a policy.
+__all__ = [
+    "AttemptEnded",
+    "BreakerChanged",
+    "DeadlineOutrun",
+    "Event",
+    "FellBack",
+    "GaveUp",
+    "Hedged",
+    "LimitChanged",
+    "Listener",
+    "Refused",
+    "Retrying",
+    "publish",
+    "subscribe",
+]
 
-    Args:
-        policy: the policy's name; empty for what belongs to none, like a `holdfast.deadline` block.
-    """
+Listener: TypeAlias = "Callable[[Event], object]"
 
-    policy: str
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptEnded(Event):
-    """An attempt ended. `verdict` is "success", "failure" or "ignored"; `elapsed` its seconds, waits before it not included."""
-
-    attempt: int
-    verdict: str
-    elapsed: float
-    error: BaseException | None
-
-
-@dataclass(frozen=True, slots=True)
-class Retrying(Event):
-    """Attempt number `attempt` failed, and the next starts in `delay` seconds. `error` is None for an unwanted result."""
-
-    attempt: int
-    delay: float
-    error: BaseException | None
-
-
-@dataclass(frozen=True, slots=True)
-class GaveUp(Event):
-    """No retry after `attempts` attempts, though the failure was of the retried kind; `reason` in words."""
-
-    attempts: int
-    reason: str
-    error: BaseException | None
-
-
-@dataclass(frozen=True, slots=True)
-class Refused(Event):
-    """The policy refused an attempt; nothing ran. `kind` is the name of the error's class."""
-
-    kind: str
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerChanged(Event):
-    """The breaker went from state `old` to `new`; `reason` in words; `pause` seconds until it probes (0 unless it opened)."""
-
-    old: str
-    new: str
-    reason: str
-    pause: float
-
-
-@dataclass(frozen=True, slots=True)
-class DeadlineOutrun(Event):
-    """Work went on past its deadline, for `outside` seconds. Blocking code is stopped only where it asks (`check`)
-    or waits on something that obeys the deadline; this tells where it does neither.
-    """
-
-    budget: float
-    elapsed: float
-    outside: float
-
-
-@dataclass(frozen=True, slots=True)
-class LimitChanged(Event):
-    """An adaptive limit moved."""
-
-    old: int
-    new: int
-
-
-@dataclass(frozen=True, slots=True)
-class Hedged(Event):
-    """A second attempt was started `after` seconds because the first had not answered."""
-
-    attempt: int
-    after: float
-
-
-@dataclass(frozen=True, slots=True)
-class FellBack(Event):
-    """The fallback's answer was given instead of `error`."""
-
-    error: BaseException
-
-
-Listener: TypeAlias = Callable[[Event], object]
-
-# Read on every call: None means that nobody listens, and costs nothing else. Replaced whole, never changed.
-listeners: tuple[Listener, ...] | None = None
+# Who listens; empty, and then no record is built. One list for ever, so that the drivers may hold it.
+listeners: list[Listener] = []
 _changing = Lock()
 
 
@@ -126,14 +64,13 @@ def subscribe(listener: Listener) -> Callable[[], None]:
     if not callable(listener):
         raise TypeError(f"a listener must be callable with one event, got {listener!r}")
     entry = _Entry(listener)
-    global listeners
     with _changing:
-        listeners = (*(listeners or ()), entry)
+        listeners.append(entry)
 
     def unsubscribe() -> None:
-        global listeners
         with _changing:
-            listeners = tuple(item for item in listeners or () if item is not entry) or None
+            if entry in listeners:
+                listeners.remove(entry)
 
     return unsubscribe
 
@@ -168,6 +105,17 @@ def _report(listener: Listener, error: Exception) -> None:
 
 def publish(events: list[Event]) -> None:
     """Hand `events` to every listener."""
-    for listener in listeners or ():
+    for listener in tuple(listeners):
         for event in events:
             listener(event)
+
+
+def __getattr__(name: str) -> object:
+    """The records, loaded when the first is asked for."""
+    from holdfast import records
+
+    record = getattr(records, name, None)
+    if isinstance(record, type) and issubclass(record, records.Event):
+        globals()[name] = record
+        return record
+    raise AttributeError(f"module 'holdfast.events' has no attribute {name!r}")

@@ -25,8 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from random import Random
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from holdfast import events
 from holdfast.deadlines import AttemptTimeout, Deadline
@@ -41,11 +40,14 @@ from holdfast.policies.places import Places, Ticket
 from holdfast.policies.ratelimit import Pacer
 from holdfast.policies.retry import Recovery, Retry
 
+if TYPE_CHECKING:
+    from random import Random
+
 # Timers and schedulers are late by about a millisecond; only what is later than this ran on because nothing stopped it.
 OUTRUN_GRACE = 0.01
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False, match_args=False)
 class Plan:
     """A policy, ready to run: its configuration and its living parts. Made once by `Policy`."""
 
@@ -329,7 +331,7 @@ class Call:
             if plan.adaptive is not None and began is not None:
                 plan.adaptive.settle(verdict, elapsed)
             cast("Places", plan.places).release(place)
-        if events.listeners is not None:
+        if events.listeners:
             if began is not None:
                 self._tell(events.AttemptEnded(plan.name, self.attempt, verdict.value, elapsed, error))
                 outrun = None if self.limit is None else outran(self.limit, now)
@@ -352,9 +354,9 @@ class Call:
         if delay is None:
             if error is not None:
                 self._note(error, now, recovery.reason)
-            if events.listeners is not None:
+            if events.listeners:
                 self._tell(events.GaveUp(plan.name, self.attempt, recovery.reason, error))
-        elif events.listeners is not None:
+        elif events.listeners:
             self._tell(events.Retrying(plan.name, self.attempt, delay, error))
         return delay
 
@@ -403,7 +405,7 @@ class Call:
     def _refused(self, refusal: Rejected, now: float) -> Rejected:
         if self.holds:
             self.abandon(now)
-        if events.listeners is not None:
+        if events.listeners:
             self._tell(events.Refused(self._plan.name, type(refusal).__name__))
             self._collect()
         return refusal
@@ -449,7 +451,7 @@ def refuse(circuit: Circuit, now: float) -> Rejected:
 
     No variable of theirs may hold it: its traceback holds their frame, and the ring would wait for the garbage collector.
     """
-    if events.listeners is not None:
+    if events.listeners:
         events.publish([events.Refused(circuit.name, BreakerOpen.__name__)])
     return BreakerOpen(circuit.name, circuit.open_until - now)
 
@@ -471,7 +473,7 @@ def falls_back(plan: Plan, error: Exception, outer: Deadline | None) -> Fallback
         return None
     if outer is not None and isinstance(error, DeadlineExceeded) and outer.encloses(error):
         return None
-    if events.listeners is not None:
+    if events.listeners:
         events.publish([events.FellBack(plan.name, error)])
     return fallback
 
@@ -519,7 +521,7 @@ class Race:
         if self._plan.budget is not None and not self._plan.budget.ledger.withdraw(now):
             return False
         self.running += 1
-        if events.listeners is not None:
+        if events.listeners:
             events.publish([events.Hedged(self._plan.name, self._started, waited)])
         return True
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import random
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -27,6 +26,8 @@ from holdfast.policies.retry import Retry
 from holdfast.validation import Seconds, positive_seconds
 
 if TYPE_CHECKING:
+    import random
+
     from holdfast.drivers import aio
 
 P = ParamSpec("P")
@@ -371,6 +372,8 @@ _rngs: weakref.WeakSet[random.Random] = weakref.WeakSet()
 
 
 def _seeded() -> random.Random:
+    import random  # a third of what `import holdfast` may cost, and only policies need it
+
     rng = random.Random()
     _rngs.add(rng)
     return rng

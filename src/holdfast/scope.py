@@ -84,7 +84,7 @@ class DeadlineBlock:
         token, self._token = self._token, None
         if token is not None:
             restore(token)
-        if events.listeners is not None and self.limit is not None:
+        if events.listeners and self.limit is not None:
             event = outran(self.limit, clock.now())
             if event is not None:
                 events.publish([event])

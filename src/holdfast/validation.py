@@ -4,10 +4,65 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import FrozenInstanceError, dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, dataclass_transform
 
 if TYPE_CHECKING:
     from datetime import timedelta
+
+C = TypeVar("C", bound="Config")
+
+
+class Config:
+    """Base of what users configure: a dataclass that is frozen, slotted, and compared and shown by its fields.
+
+    `@dataclass(frozen=True)` says the same, and generates and compiles six methods for each class: a quarter of the time of
+    `import holdfast`. Here they are written once.
+    """
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Only __init__ finds a slot empty.
+        if hasattr(self, name) or name not in self.__dataclass_fields__:  # type: ignore[attr-defined]  # the decorator's
+            raise FrozenInstanceError(f"cannot assign to field {name!r}")
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def _key(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, field.name) for field in fields(self) if field.compare)  # type: ignore[arg-type]  # it is a dataclass
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, type(self)) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._key()))
+
+    def __repr__(self) -> str:
+        shown = (f"{field.name}={getattr(self, field.name)!r}" for field in fields(self) if field.repr)  # type: ignore[arg-type]  # see above
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}  # type: ignore[attr-defined]  # see above
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config(cls: type[C]) -> type[C]:
+    """Class decorator: the annotated fields become keyword arguments."""
+    return dataclass(slots=True, kw_only=True, eq=False, repr=False, match_args=False)(cls)
+
+
+@dataclass_transform(frozen_default=True)
+def config_with_first(cls: type[C]) -> type[C]:
+    """The same for a class whose first field may be given without its name; `_: KW_ONLY` stands below it."""
+    return dataclass(slots=True, eq=False, repr=False, match_args=False)(cls)
+
 
 # A length of time at the public edge: seconds, a timedelta, or text like "250ms". Inside it is float seconds.
 Seconds: TypeAlias = "float | timedelta | str"

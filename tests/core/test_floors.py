@@ -15,6 +15,7 @@ FLOORS = {
     "errors": 0,
     "outcome": 0,
     "events": 0,
+    "records": 0,
     "validation": 0,
     "locks": 0,
     "backoff": 1,

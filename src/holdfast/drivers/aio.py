@@ -9,10 +9,10 @@ from inspect import isawaitable
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from holdfast import events
 from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers.backends import Backend, Cutoff, backend
 from holdfast.drivers.clock import Clock, current, now
+from holdfast.events import listeners
 from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back, refuse, rescue
 from holdfast.outcome import Reading
 
@@ -44,7 +44,7 @@ def wrap(plan: Plan, fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]
 def _wrap_light(plan: Plan, fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
     @functools.wraps(fn)
     async def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        if events.listeners is not None:
+        if listeners:
             return await _run(plan, fn, args, kwargs)
         try:
             return await fn(*args, **kwargs)

@@ -10,9 +10,9 @@ from threading import Lock
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from holdfast import events
 from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers.clock import Clock, current, now
+from holdfast.events import listeners
 from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back, refuse, rescue
 from holdfast.outcome import Reading
 
@@ -46,7 +46,7 @@ def _wrap_light(plan: Plan, fn: Callable[P, R]) -> Callable[P, R]:
     # Nothing is to be asked before the first failure, so nothing is built before it.
     @functools.wraps(fn)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        if events.listeners is not None:
+        if listeners:
             return _run(plan, fn, args, kwargs)
         try:
             result = fn(*args, **kwargs)

@@ -19,19 +19,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from random import Random
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from holdfast import events
 from holdfast.locks import Guarded
 from holdfast.outcome import FAILURE, IGNORED, Verdict
 from holdfast.policies.places import Places
-from holdfast.validation import Seconds, choice, count, positive_seconds, share, wait_seconds
+from holdfast.validation import Config, Seconds, choice, config, count, positive_seconds, share, wait_seconds
+
+if TYPE_CHECKING:
+    from random import Random
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdaptiveLimit:
+@config
+class AdaptiveLimit(Config):
     """How a limit on running calls adapts itself.
 
     Args:
@@ -188,7 +189,7 @@ class Adaptive(Guarded):
             old = int(self._algorithm.limit)
             self._algorithm.sample(elapsed, self.places.running, verdict is FAILURE)
             new = int(self._algorithm.limit)
-            if new != old and events.listeners is not None:
+            if new != old and events.listeners:
                 self.news.append(events.LimitChanged(self._name, old, new))
         if new != old:
             self.places.resize(new)

@@ -26,16 +26,17 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from random import Random
-from typing import TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict, cast
 
 from holdfast import events
 from holdfast.errors import BreakerOpen
 from holdfast.locks import Guarded
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Matcher, Verdict, check_matcher
-from holdfast.validation import Seconds, count, positive_seconds, share
+from holdfast.validation import Config, Seconds, config, count, positive_seconds, share
 from holdfast.window import Window
+
+if TYPE_CHECKING:
+    from random import Random
 
 _CALLS, _FAILURES, _SLOW = 0, 1, 2
 _NEVER, _ALWAYS = float("-inf"), float("inf")
@@ -66,8 +67,8 @@ class BreakerSnapshot(TypedDict):
     retry_after: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Breaker:
+@config
+class Breaker(Config):
     """When to stop calling a dependency, and how to start again.
 
     Args:
@@ -316,7 +317,7 @@ class Circuit(Guarded):
     def _change(self, state: State, reason: str) -> None:
         old = self._state
         self._enter(state)
-        if events.listeners is not None and state is not old:
+        if events.listeners and state is not old:
             pause = self._pause if state is State.OPEN else 0.0
             self.news.append(events.BreakerChanged(self.name, old.value, state.value, reason, pause))
 

@@ -14,11 +14,11 @@ The property is that of Finagle's RetryBudget: over any number of calls the retr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypedDict
 
 from holdfast.locks import Guarded
-from holdfast.validation import Seconds, number, positive_seconds, share
+from holdfast.validation import Config, Seconds, config, number, positive_seconds, share
 from holdfast.window import Window
 
 _CALLS, _RETRIES = 0, 1
@@ -73,8 +73,8 @@ class Ledger(Guarded):
         return {"calls": calls, "retries": retries, "left": max(0, self._allowed(calls) - retries)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Budget:
+@config
+class Budget(Config):
     """A share of the traffic that may be retries. The object is the budget: give one to several policies to share it.
 
     Args:

@@ -11,13 +11,13 @@ not need the dependency fail too. A bulkhead gives each dependency a number of p
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 
-from holdfast.validation import Seconds, count, wait_seconds
+from holdfast.validation import Config, Seconds, config_with_first, count, wait_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Bulkhead:
+@config_with_first
+class Bulkhead(Config):
     """How many calls to a dependency may run at once.
 
     Args:

@@ -8,10 +8,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Final
 
 from holdfast.outcome import Matcher, check_matcher, describe_matcher, matches
+from holdfast.validation import Config, config_with_first
 
 
 class _Unset:
@@ -22,8 +23,8 @@ class _Unset:
 _UNSET: Final = _Unset()
 
 
-@dataclass(frozen=True, slots=True)
-class Fallback:
+@config_with_first
+class Fallback(Config):
     """What to answer instead of failing.
 
     Args:

@@ -13,20 +13,19 @@ a second call for those few, so it is for idempotent calls only, and inside a bu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from holdfast.locks import Guarded
 from holdfast.policies.budget import Budget
-from holdfast.validation import Seconds, count, positive_seconds, share
+from holdfast.validation import Config, Seconds, config, count, positive_seconds, share
 from holdfast.window import Latencies
 
 if TYPE_CHECKING:  # it would load logging
     from concurrent.futures import Executor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hedge:
+@config
+class Hedge(Config):
     """When to ask a second time before the first has answered. For idempotent calls only.
 
     Args:

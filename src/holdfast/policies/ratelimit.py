@@ -12,16 +12,16 @@ The form is the generic cell rate algorithm (ITU-T I.371): one number per limit,
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import cast
 
 from holdfast.errors import RateLimited
 from holdfast.locks import Guarded
-from holdfast.validation import Seconds, count, number, positive_seconds, wait_seconds
+from holdfast.validation import Config, Seconds, config_with_first, count, number, positive_seconds, wait_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimit:
+@config_with_first
+class RateLimit(Config):
     """How many calls may start per unit of time.
 
     Args:

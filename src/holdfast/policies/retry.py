@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from random import Random
-from typing import cast
+from dataclasses import field
+from typing import TYPE_CHECKING, cast
 
 from holdfast.backoff import Backoff
 from holdfast.errors import Rejected
 from holdfast.outcome import Matcher, check_matcher, describe_matcher, matches
 from holdfast.policies.budget import Budget
-from holdfast.validation import Seconds, count, wait_seconds
+from holdfast.validation import Config, Seconds, config, count, wait_seconds
+
+if TYPE_CHECKING:
+    from random import Random
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
+@config
+class Retry(Config):
     """How often, on what and when a failed call is done again.
 
     Args:
