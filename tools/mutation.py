@@ -26,11 +26,25 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".mutation"
 EQUIVALENTS = ROOT / "tools" / "mutation_equivalents.txt"
 
-FILES = (
-    "backoff window deadlines headers locks outcome validation flow "
-    "policies/retry policies/budget policies/breaker policies/bulkhead policies/places "
-    "policies/adaptive policies/ratelimit policies/hedge policies/fallback"
-).split()
+FILES = [
+    "backoff",
+    "window",
+    "deadlines",
+    "headers",
+    "locks",
+    "outcome",
+    "validation",
+    "flow",
+    "policies/retry",
+    "policies/budget",
+    "policies/breaker",
+    "policies/bulkhead",
+    "policies/places",
+    "policies/adaptive",
+    "policies/ratelimit",
+    "policies/hedge",
+    "policies/fallback",
+]
 
 # The tests that speak about these floors and need neither threads nor real time, so that a failure is the mutant's.
 TESTS = [
@@ -87,9 +101,7 @@ def verdicts(file: str) -> dict[str, int | None]:
 
 def change(mutant: str) -> tuple[str, str]:
     """The lines that a mutant takes away and puts in."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mutmut", "show", mutant], cwd=WORK, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "mutmut", "show", mutant], cwd=WORK, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if not line.startswith(("---", "+++"))]
     old, new = ([line[1:].strip() for line in lines if line.startswith(sign)] for sign in "-+")
     return " ".join(old), " ".join(new)

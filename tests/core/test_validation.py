@@ -22,7 +22,7 @@ POSITIVE = ("> 0 seconds and finite", [0, 0.0, -1, -0.001, NAN, INF, -INF, HUGE,
 WAIT = (">= 0 seconds and finite", [-1, -0.001, NAN, INF, -INF, HUGE, timedelta(seconds=-1)])
 NO_LENGTH = (
     'seconds, a timedelta or text like "250ms"',
-    [True, False, "soon", "", "1", "-1s", "1 d", "1s ", "1  s", "١s", [], {}, b"1s", 1j, Fraction(1)],
+    [True, False, "soon", "", "1", "-1s", "1 d", "1s ", "1  s", "\u0661s", [], {}, b"1s", 1j, Fraction(1)],
 )
 SHARE = ("in (0, 1]", [0, 0.0, -0.1, 1.0001, 2, NAN, INF, -INF, HUGE, True, False, "0.5", [], Fraction(1, 2)])
 SHARE_OR_ZERO = ("in [0, 1]", [-0.1, 1.0001, 2, NAN, INF, True, False, "0.5", None])

@@ -296,7 +296,7 @@ def test_nested_policies_hold_places_of_both(drive):
 
 def test_the_deadline_reaches_what_runs_in_a_place(drive):
     policy = Policy("p", deadline=2.0, bulkhead=Bulkhead(1))
-    assert drive.call(policy, lambda: holdfast.remaining()) == pytest.approx(2.0)
+    assert drive.call(policy, holdfast.remaining) == pytest.approx(2.0)
     with pytest.raises(DeadlineExceeded):
         drive.call(policy, Scripted(Step(after=3.0)))
     assert drive.look(policy.snapshot)["limit"]["running"] == 0
