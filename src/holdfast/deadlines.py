@@ -12,7 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextvars import ContextVar, Token
 
+from holdfast import events
 from holdfast.errors import DeadlineExceeded
+
+# Timers and schedulers are late by about a millisecond; only what is later than this ran on because nothing stopped it.
+OUTRUN_GRACE = 0.01
 
 
 class Deadline:
@@ -50,6 +54,13 @@ class Deadline:
         error = DeadlineExceeded(self.policy, self.budget, elapsed, started, attempt or self.attempt, self.what)
         error._source = self
         return error
+
+    def outrun(self, now: float) -> events.DeadlineOutrun | None:
+        """The event that tells of work which went on past this deadline; None where it did not."""
+        outside = now - self.at
+        if outside <= OUTRUN_GRACE:
+            return None
+        return events.DeadlineOutrun(self.policy or "", self.budget, self.budget + outside, outside)
 
     def around(self) -> Iterator[Deadline]:
         """This deadline, then each that it is nested in, innermost first."""

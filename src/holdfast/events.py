@@ -112,10 +112,9 @@ def publish(events: list[Event]) -> None:
 
 def __getattr__(name: str) -> object:
     """The records, loaded when the first is asked for."""
+    if name not in __all__:  # the import system asks for __path__
+        raise AttributeError(f"module 'holdfast.events' has no attribute {name!r}")
     from holdfast import records
 
-    record = getattr(records, name, None)
-    if isinstance(record, type) and issubclass(record, records.Event):
-        globals()[name] = record
-        return record
-    raise AttributeError(f"module 'holdfast.events' has no attribute {name!r}")
+    record = globals()[name] = getattr(records, name)
+    return record

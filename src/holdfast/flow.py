@@ -24,8 +24,8 @@ interrupted between the steps.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from holdfast import events
 from holdfast.deadlines import AttemptTimeout, Deadline
@@ -42,9 +42,6 @@ from holdfast.policies.retry import Recovery, Retry
 
 if TYPE_CHECKING:
     from random import Random
-
-# Timers and schedulers are late by about a millisecond; only what is later than this ran on because nothing stopped it.
-OUTRUN_GRACE = 0.01
 
 
 @dataclass(slots=True, eq=False, repr=False, match_args=False)
@@ -80,6 +77,10 @@ class Plan:
         self.checks = self.circuit is not None and self.circuit.config.health_check is not None
         asks = (self.deadline, self.attempt_timeout, self.circuit, self.pacer, self.places, self.budget)
         self.light = all(part is None for part in asks) and not self.layered and not self.judges
+
+    def but(self, **changes: Any) -> Plan:
+        """The same with other parts; its living ones are shared."""
+        return replace(self, **changes)
 
 
 class Sleep:
@@ -334,7 +335,7 @@ class Call:
         if events.listeners:
             if began is not None:
                 self._tell(events.AttemptEnded(plan.name, self.attempt, verdict.value, elapsed, error))
-                outrun = None if self.limit is None else outran(self.limit, now)
+                outrun = None if self.limit is None else self.limit.outrun(now)
                 if outrun is not None:
                     self._tell(outrun)
             self._collect()
@@ -425,14 +426,6 @@ class Call:
     def _note(self, error: BaseException, now: float, reason: str) -> None:
         tries = f"{self.attempt} attempt{'s' if self.attempt != 1 else ''}"
         note(error, self._plan.name, f"gave up after {tries} in {now - self._began:.3g} s: {reason}")
-
-
-def outran(limit: Deadline, now: float) -> events.DeadlineOutrun | None:
-    """The event that tells of work which went on past `limit`; None where it did not."""
-    outside = now - limit.at
-    if outside <= OUTRUN_GRACE:
-        return None
-    return events.DeadlineOutrun(limit.policy or "", limit.budget, limit.budget + outside, outside)
 
 
 def note(error: BaseException, policy: str, text: str) -> None:

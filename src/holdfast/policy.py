@@ -7,13 +7,11 @@ import inspect
 import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, cast
 
 from holdfast import events
-from holdfast.drivers import clock, threads
-from holdfast.flow import Plan
+from holdfast.drivers import clock
 from holdfast.policies.adaptive import Adaptive, AdaptiveLimit
 from holdfast.policies.breaker import Breaker, BreakerSnapshot, Circuit, State
 from holdfast.policies.budget import BudgetSnapshot
@@ -28,7 +26,8 @@ from holdfast.validation import Seconds, positive_seconds
 if TYPE_CHECKING:
     import random
 
-    from holdfast.drivers import aio
+    from holdfast.drivers import aio, threads
+    from holdfast.flow import Plan
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,7 +82,7 @@ class Policy:
         ValueError, TypeError: a part is out of its range, not of its kind, or does not go with another.
     """
 
-    __slots__ = ("__weakref__", "_attempt_timeout", "_bulkhead", "_deadline", "_parts", "_plan", "_single")
+    __slots__ = ("__weakref__", "_parts", "_plan", "_run", "_single")
 
     def __init__(
         self,
@@ -112,6 +111,11 @@ class Policy:
             raise ValueError("Policy takes retry or hedge, not both; to have both, nest policies")
         if bulkhead is not None and adaptive is not None:
             raise ValueError("Policy takes bulkhead or adaptive, not both")
+        # Loaded with the first policy: who only imports holdfast does not wait for its machinery.
+        from holdfast.drivers import threads
+        from holdfast.flow import Plan
+
+        self._run: Callable[..., Any] = threads.run
         plan = Plan(
             name,
             _seeded(),
@@ -130,14 +134,14 @@ class Policy:
             plan.places = plan.adaptive.places
         plan.wait = cast("float", limit.wait) if limit is not None else 0.0
         plan.budget = retry.budget if retry is not None else None
-        self._single = replace(plan, retry=None, budget=None, fallback=None)
+        self._single = plan.but(retry=None, budget=None, fallback=None)
         if hedge is not None:
-            inner = replace(self._single, deadline=None)
+            inner = self._single.but(deadline=None)
             plan = Plan(name, plan.rng, deadline=plan.deadline, hedge=hedge, inner=inner, fallback=fallback)
             plan.patience, plan.budget = Patience(hedge), hedge.budget
             plan.circuit, plan.places = inner.circuit, inner.places
         else:
-            plan = replace(plan)  # so that it is classified with all its parts
+            plan = plan.but()  # so that it is classified with all its parts
         self._plan = plan
         self._parts: tuple[tuple[str, str], ...] = _explain(plan, limit, rate_limit)
 
@@ -169,6 +173,8 @@ class Policy:
 
             # An async fn returns an awaitable R, and so does what guards it.
             return cast("Callable[P, R]", aio.wrap(self._plan, cast("Callable[P, Awaitable[Any]]", fn)))
+        from holdfast.drivers import threads
+
         return threads.wrap(self._plan, fn)
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -179,7 +185,8 @@ class Policy:
             DeadlineExceeded: the time ran out.
             TypeError: `fn` handed back a coroutine.
         """
-        return threads.run(self._plan, fn, args, kwargs)
+        result: R = self._run(self._plan, fn, args, kwargs)
+        return result
 
     async def acall(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call an async function through the policy. Raises as `call` does; TypeError where there is nothing to await."""
@@ -227,6 +234,8 @@ class Attempts:
         self._plan = plan
 
     def __iter__(self) -> Iterator[threads.Block]:
+        from holdfast.drivers import threads
+
         return threads.attempts(self._plan)
 
     def __aiter__(self) -> AsyncIterator[aio.Block]:
@@ -246,6 +255,8 @@ class Guard:
         self._async: aio.Block | None = None
 
     def __enter__(self) -> Attempt:
+        from holdfast.drivers import threads
+
         self._refuse_again()
         self._sync = threads.Block(self._plan)
         return self._sync.__enter__()

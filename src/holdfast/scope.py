@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from holdfast import events
 from holdfast.deadlines import Deadline, ShieldDeadline, ambient, restore
 from holdfast.drivers import clock
-from holdfast.flow import outran
 from holdfast.validation import Seconds, positive_seconds, to_seconds
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class DeadlineBlock:
         if token is not None:
             restore(token)
         if events.listeners and self.limit is not None:
-            event = outran(self.limit, clock.now())
+            event = self.limit.outrun(clock.now())
             if event is not None:
                 events.publish([event])
 
