@@ -26,25 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".mutation"
 EQUIVALENTS = ROOT / "tools" / "mutation_equivalents.txt"
 
-FILES = [
-    "backoff",
-    "window",
-    "deadlines",
-    "headers",
-    "locks",
-    "outcome",
-    "validation",
-    "flow",
-    "policies/retry",
-    "policies/budget",
-    "policies/breaker",
-    "policies/bulkhead",
-    "policies/places",
-    "policies/adaptive",
-    "policies/ratelimit",
-    "policies/hedge",
-    "policies/fallback",
-]
+FILES = (
+    *("backoff", "window", "deadlines", "headers", "locks", "outcome", "validation", "flow"),
+    *(f"policies/{name}" for name in ("retry", "budget", "breaker", "bulkhead", "places", "adaptive", "ratelimit", "hedge", "fallback")),
+)
 
 # The tests that speak about these floors and need neither threads nor real time, so that a failure is the mutant's.
 TESTS = [

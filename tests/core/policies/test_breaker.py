@@ -861,8 +861,8 @@ def test_the_defaults_are_the_documented_ones():
             "probes to 5 % of the calls",
         ),
         (
-            Breaker(slow_after="250ms", slow_rate=0.9, consecutive=7, health_check=bool),
-            "opens on 50 % failures or 90 % slower than 0.25 s of 100 or more calls in 60 s or on 7 failures in a row, for 30 s (up to 300 s)",
+            Breaker(slow_after="1s", slow_rate=0.9, consecutive=7, health_check=bool, open_for=9, window=5),
+            "opens on 50 % failures or 90 % slower than 1 s of 100 or more calls in 5 s or on 7 failures in a row, for 9 s (up to 300 s)",
             "probes after a health check",
         ),
         (
