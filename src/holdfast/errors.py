@@ -93,7 +93,7 @@ class DeadlineExceeded(HoldfastError, TimeoutError):
         elapsed: seconds that had passed when it was noticed.
         started: whether an attempt had been started.
         attempt: number of the attempt that was cut off, from 1; 0 where none or not known.
-        what: what ran out: "deadline" or "attempt timeout".
+        what: what ran out: "deadline", "attempt timeout" or "shield".
     """
 
     def __init__(
@@ -112,14 +112,15 @@ class DeadlineExceeded(HoldfastError, TimeoutError):
         self.attempt = attempt
         self.what = what
         self._source: Deadline | None = None
-        super().__init__(self._message())
+        super().__init__(policy, budget)
 
-    def _message(self) -> str:
+    def __str__(self) -> str:
         who = f"{self.policy}: " if self.policy else ""
         # A deadline given as a point in the past has no budget to speak of.
         given = f" of {self.budget:.3g} s" if 0 < self.budget < math.inf else ""
         where = f", in attempt {self.attempt}" if self.attempt else "" if self.started else ", before it was started"
-        return f"{who}{self.what}{given} exceeded after {self.elapsed:.3g} s{where}"
+        elapsed = f"{self.elapsed:.3g}" if self.elapsed >= 0.001 else "0"
+        return f"{who}{self.what}{given} exceeded after {elapsed} s{where}"
 
     def __reduce__(self) -> tuple[object, ...]:
         args = (self.policy, self.budget, self.elapsed, self.started, self.attempt, self.what)

@@ -127,6 +127,7 @@ class Call:
     __slots__ = (
         "_attempt_began",
         "_began",
+        "_failure",
         "_permit",
         "_place",
         "_plan",
@@ -149,6 +150,7 @@ class Call:
         self.attempt = 0
         self.news: list[events.Event] | None = None
         self._recovery: Recovery | None = None
+        self._failure: BaseException | None = None  # of the last attempt, while the next is awaited
         # What it holds.
         self._permit = 0  # the breaker's, 0 for none
         self._place = 0  # the limit's, 0 for none
@@ -170,8 +172,8 @@ class Call:
         """
         plan = self._plan
         deadline = self.deadline
-        if deadline is not None and now >= deadline.at:
-            raise deadline.exceeded(now, started=self.attempt > 0, attempt=self.attempt)
+        if deadline is not None and now >= deadline.at and not (plan.light and not self.attempt):
+            raise self._late(deadline, now)
         circuit = plan.circuit
         if circuit is not None:
             self._permit = circuit.admit(now)
@@ -201,8 +203,7 @@ class Call:
             if not self._place and not late:
                 raise self._refused(BulkheadFull(self._plan.name), now)
         if deadline is not None and late:
-            self.abandon(now)
-            raise deadline.exceeded(now, started=self.attempt > 0, attempt=self.attempt)
+            raise self._late(deadline, now)
         if places is not None and not self._place:
             self._place = places.enter()
             if not self._place:
@@ -226,7 +227,7 @@ class Call:
         try:
             delay = pacer.admit(now, math.inf if self.deadline is None else self.deadline.at)
         except Rejected as refusal:
-            raise self._refused(refusal, now) from None
+            raise self._refused(refusal, now)  # noqa: B904  (where it is the last failure, its cause is not ours to change)
         self._turn = pacer
         return Sleep(delay) if delay else self.resume(now)
 
@@ -242,6 +243,7 @@ class Call:
         plan = self._plan
         deadline = self.deadline
         self._turn = None
+        self._failure = None
         self._attempt_began = now
         self.attempt = attempt = self.attempt + 1
         if attempt == 1 and plan.budget is not None:
@@ -290,6 +292,8 @@ class Call:
 
     def failed(self, error: BaseException, now: float) -> float | None:
         """The attempt raised."""
+        if isinstance(error, DeadlineExceeded) and error._source is self.limit and not error.attempt:
+            error.attempt = self.attempt
         try:
             verdict = self._verdict(error, now)
             wanted = self._plan.retry is not None and self._wanted(self._plan.retry, error)
@@ -322,16 +326,16 @@ class Call:
         plan = self._plan
         began, self._attempt_began = self._attempt_began, None
         elapsed = 0.0 if began is None else now - began
-        permit = self._permit
-        if permit:
+        permit, circuit = self._permit, plan.circuit
+        if permit and circuit is not None:
             self._permit = 0
-            cast("Circuit", plan.circuit).settle(permit, verdict, now, elapsed)
-        place = self._place
-        if place:
+            circuit.settle(permit, verdict, now, elapsed)
+        place, places = self._place, plan.places
+        if place and places is not None:
             self._place = 0
             if plan.adaptive is not None and began is not None:
                 plan.adaptive.settle(verdict, elapsed)
-            cast("Places", plan.places).release(place)
+            places.release(place)
         if events.listeners:
             if began is not None:
                 self._tell(events.AttemptEnded(plan.name, self.attempt, verdict.value, elapsed, error))
@@ -351,7 +355,9 @@ class Call:
         cut = None if error is None or self.deadline is None else deadline_behind(error)
         if cut is not None and self.deadline is not None and self.deadline.encloses(cut):
             until = now  # it has passed, though its timer may have rung a rounding early
-        delay = recovery.decide(self.attempt, failure, now, until)
+        shut_until = -math.inf if plan.circuit is None else plan.circuit.open_until
+        delay = recovery.decide(self.attempt, failure, now, until, shut_until)
+        self._failure = None if delay is None else error
         if delay is None:
             if error is not None:
                 self._note(error, now, recovery.reason)
@@ -403,13 +409,26 @@ class Call:
             news, self.news = self.news, None
             events.publish(news)
 
-    def _refused(self, refusal: Rejected, now: float) -> Rejected:
+    def _refused(self, refusal: Rejected, now: float) -> BaseException:
+        """What to raise for a refusal: itself, or what failed before it. A caller that has run once is not told that nothing ran."""
         if self.holds:
             self.abandon(now)
         if events.listeners:
             self._tell(events.Refused(self._plan.name, type(refusal).__name__))
             self._collect()
-        return refusal
+        return self._last_failure(now, refusal.reason) or refusal
+
+    def _late(self, deadline: Deadline, now: float) -> BaseException:
+        """What to raise when the time is up before the attempt."""
+        self.abandon(now)
+        failure = self._last_failure(now, "the deadline has passed")
+        return failure or deadline.exceeded(now, started=self.attempt > 0, attempt=self.attempt)
+
+    def _last_failure(self, now: float, reason: str) -> BaseException | None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            self._note(failure, now, reason)
+        return failure
 
     def _tell(self, event: events.Event) -> None:
         if self.news is None:

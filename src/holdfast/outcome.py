@@ -68,7 +68,7 @@ def check_matcher(field: str, matcher: object) -> None:
     if all(isinstance(item, type) and issubclass(item, BaseException) for item in types):
         return
     if isinstance(matcher, (tuple, type)) or not callable(matcher):
-        raise TypeError(f"{field} must be exception types or a predicate on the exception, got {matcher!r}")
+        raise TypeError(f"{field} must be an exception type, a tuple of them, or a predicate on the exception, got {matcher!r}")
 
 
 def describe_matcher(matcher: Matcher) -> str:

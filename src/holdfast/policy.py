@@ -326,6 +326,8 @@ def require(*policies: Policy) -> None:
     """
     now = clock.now()
     for policy in policies:
+        if not isinstance(policy, Policy):
+            raise TypeError(f"require takes policies, got {policy!r}")
         circuit = policy._plan.circuit
         refusal = circuit.refusal(now) if circuit is not None else None
         if refusal is not None:
@@ -346,8 +348,9 @@ def _check_part(field: str, value: object, kind: type) -> None:
 
 def _kind_of(fn: object) -> str:
     """Say "sync" or "async", seen through partials and callable objects."""
-    if isinstance(fn, classmethod):
-        raise TypeError("decorate below @classmethod: a policy guards a function, and this is not one yet")
+    if isinstance(fn, (classmethod, staticmethod)):
+        kind = type(fn).__name__
+        raise TypeError(f"decorate below @{kind}: a policy guards a function, and this is not one yet")
     if not callable(fn):
         raise TypeError(f"a policy guards something that can be called, got {fn!r}")
     inner: object = fn

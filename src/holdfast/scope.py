@@ -221,6 +221,8 @@ def carry(fn: Callable[P, R]) -> Callable[P, R]:
 
     Tasks and `asyncio.to_thread` inherit it by themselves; executors do not.
     """
+    if not callable(fn):
+        raise TypeError(f"carry takes what is to be called, got {fn!r}")
     context = contextvars.copy_context()
 
     def carried(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,7 +1,7 @@
 """Retry: do a failed call again, where that can help and cannot hurt.
 
 1. Only failures of the named kinds are retried; a refusal (`Rejected`) never is, since whoever refused knows better.
-2. Never past the deadline: a wait that would end at the deadline or after it is not begun.
+2. Never past the deadline, nor into an open breaker: a wait that could only end in a refusal is not begun.
 3. The budget is asked before the wait, and only for a retry that could still happen.
 4. The last exception is raised itself, with a note that says why it was the last.
 5. What interrupts (KeyboardInterrupt, cancellation) is passed on at once.
@@ -91,7 +91,7 @@ class Recovery:
         self._delay = 0.0
         self.reason = ""
 
-    def decide(self, attempt: int, failure: object, now: float, until: float) -> float | None:
+    def decide(self, attempt: int, failure: object, now: float, until: float, shut_until: float = -math.inf) -> float | None:
         """Seconds to wait before the next attempt; None where there is none, and then `reason` says why.
 
         Args:
@@ -99,6 +99,7 @@ class Recovery:
             failure: the exception, or the unwanted result; of a kind that is retried.
             now: monotonic seconds.
             until: the deadline; math.inf without one.
+            shut_until: before this moment the breaker refuses every call; -math.inf where it does not.
         """
         retry = self._retry
         if attempt >= retry.attempts:
@@ -109,6 +110,9 @@ class Recovery:
             delay = retry.backoff.delay(attempt, self._delay, self._rng)
         if now + delay >= until:
             self.reason = "the deadline leaves no time for another"
+            return None
+        if now + delay < shut_until:
+            self.reason = "the breaker is open"
             return None
         if retry.budget is not None and not retry.budget.ledger.withdraw(now):
             self.reason = "retry budget empty"
