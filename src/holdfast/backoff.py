@@ -46,7 +46,7 @@ class Backoff(Config):
         base = wait_seconds("Backoff.base", self.base)
         cap = wait_seconds("Backoff.cap", self.cap)
         if cap < base:
-            raise ValueError(f"Backoff.base must be <= cap ({cap:g} s), got {self.base!r}; Backoff.cap must be >= base ({base:g} s)")
+            raise ValueError(f"Backoff.cap must be >= base ({base:g} s), got {self.cap!r}")
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "cap", cap)
         object.__setattr__(self, "factor", number("Backoff.factor", self.factor, low=1.0))

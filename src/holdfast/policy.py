@@ -168,6 +168,8 @@ class Policy:
             TypeError: `fn` is a generator function (there is no one call to guard), or cannot be called.
         """
         kind = _kind_of(fn)
+        if isinstance(fn, staticmethod):
+            return cast("Callable[P, R]", staticmethod(self(cast("Callable[P, R]", fn.__func__))))
         if kind == "async":
             from holdfast.drivers import aio
 
@@ -348,9 +350,8 @@ def _check_part(field: str, value: object, kind: type) -> None:
 
 def _kind_of(fn: object) -> str:
     """Say "sync" or "async", seen through partials and callable objects."""
-    if isinstance(fn, (classmethod, staticmethod)):
-        kind = type(fn).__name__
-        raise TypeError(f"decorate below @{kind}: a policy guards a function, and this is not one yet")
+    if isinstance(fn, classmethod):
+        raise TypeError("decorate below @classmethod: a policy guards a function, and this is not one yet")
     if not callable(fn):
         raise TypeError(f"a policy guards something that can be called, got {fn!r}")
     inner: object = fn
