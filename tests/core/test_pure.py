@@ -30,7 +30,7 @@ from holdfast import (
     outcome,
 )
 from holdfast.deadlines import AttemptTimeout, Deadline, ShieldDeadline
-from holdfast.flow import Call, Plan, note, outran
+from holdfast.flow import Call, Plan, note
 from holdfast.testing import FakeClock, Scripted, Step
 
 # Deadlines.
@@ -317,8 +317,8 @@ def test_a_note_of_another_kind_stays():
 
 def test_only_what_is_later_than_a_timer_may_be_has_outrun_its_deadline():
     limit = Deadline(10.0, 2.0, None, None)
-    assert outran(limit, 10.01) is None
-    event = outran(limit, 10.5)
+    assert limit.outrun(10.01) is None
+    event = limit.outrun(10.5)
     assert (event.policy, event.budget, event.elapsed, event.outside) == ("", 2.0, 2.5, 0.5)
 
 
@@ -341,13 +341,29 @@ def test_a_plan_without_anything_to_ask_is_light():
     assert Plan("p", Random()).light
 
 
-def test_a_second_attempt_is_refused_after_the_deadline():
+def test_a_second_attempt_after_the_deadline_is_not_begun_and_what_failed_is_raised():
     call = Call(plan(deadline=1.0, retry=Retry(backoff=Backoff(base=0, cap=0))), 0.0, None)
     call.admit(0.0)
-    assert call.failed(ConnectionError(), 0.5) == 0.0
-    with pytest.raises(DeadlineExceeded) as caught:
+    error = ConnectionError()
+    assert call.failed(error, 0.5) == 0.0
+    with pytest.raises(ConnectionError) as caught:
         call.admit(1.0)
-    assert (caught.value.started, caught.value.attempt) == (True, 1)
+    assert caught.value is error
+    assert error.__notes__ == ["p: gave up after 1 attempt in 1 s: the deadline has passed"]
+
+
+def test_a_retry_that_is_refused_raises_what_failed_and_not_the_refusal():
+    living = plan(retry=Retry(backoff=Backoff(base=0, cap=0)), bulkhead=Bulkhead(1))
+    call = Call(living, 0.0, None)
+    call.admit(0.0)
+    error = ConnectionError()
+    assert call.failed(error, 0.5) == 0.0
+    living.places.enter()
+    with pytest.raises(ConnectionError) as caught:
+        call.admit(0.5)
+    assert caught.value is error
+    assert error.__notes__[0].startswith("p: gave up after 1 attempt in 0.5 s: ")
+    assert not call.holds
 
 
 def test_a_wait_that_was_longer_than_asked_for_ends_the_call():

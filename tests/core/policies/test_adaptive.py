@@ -172,6 +172,22 @@ def test_vegas_measures_the_fastest_time_anew_once_in_fifteen_to_thirty_rounds()
         assert 150 <= again <= 301
 
 
+class Lowest(Random):
+    """A source of randomness that always lands at the lower end."""
+
+    def uniform(self, a, b):
+        return a
+
+
+def test_vegas_measures_anew_with_exactly_the_sample_that_was_drawn():
+    limit = Vegas(AdaptiveLimit(initial=10, min_limit=10, max_limit=10), Lowest())
+    seen = []
+    for number in range(1, 451):
+        limit.sample(float(number), 10, False)
+        seen.append(limit._fastest)
+    assert seen == [1.0] * 149 + [150.0] * 150 + [300.0] * 150 + [450.0]
+
+
 def test_vegas_takes_part_of_each_step_with_smoothing():
     limit = vegas(10, smoothing=0.5)
     limit.sample(0.1, 10, False)
@@ -211,6 +227,13 @@ def test_vegas_stays_a_number_in_its_range_whatever_it_is_told(samples, seed):
 
 def adaptive(**kwargs):
     return Policy("p", adaptive=AdaptiveLimit(**{"algorithm": "aimd", "initial": 4, "backoff_ratio": 0.5, **kwargs}))
+
+
+@pytest.mark.parametrize(("algorithm", "after"), [("vegas", 98), ("aimd", 90)])
+def test_the_algorithm_is_the_one_that_was_asked_for(drive, algorithm, after):
+    policy = Policy("p", adaptive=AdaptiveLimit(algorithm=algorithm, initial=100))
+    drive.outcome(policy, Scripted(ConnectionError()))
+    assert limit_of(drive, policy) == after
 
 
 def limit_of(drive, policy):

@@ -263,6 +263,39 @@ def test_a_success_may_be_the_call_that_fills_the_minimum():
     assert policy.breaker.state == "open"
 
 
+@pytest.mark.parametrize("before", ["FFS", "SFF", "FSFS"])
+def test_a_success_fills_the_minimum_also_in_a_later_slice_of_the_window(before):
+    circuit = Circuit(Breaker(failure_rate=0.4, min_calls=5, window=60.0), "p", Random())
+    for verdict in before:
+        circuit.settle(circuit.admit(0.0), FAILURE if verdict == "F" else SUCCESS, 0.0, 0.0)
+    for second in range(1, 6 - len(before)):
+        assert circuit.state(float(second)) is State.CLOSED
+        circuit.settle(circuit.admit(float(second)), SUCCESS, float(second), 0.0)
+    assert circuit.state(5.0) is State.OPEN
+
+
+def test_a_fast_success_fills_the_minimum_for_slow_calls_in_a_later_slice():
+    circuit = Circuit(Breaker(slow_rate=0.4, slow_after=1.0, min_calls=5), "p", Random())
+    for second, elapsed in enumerate([2.0, 2.0, 0.1, 0.1, 0.1]):
+        assert circuit.state(float(second)) is State.CLOSED
+        circuit.settle(circuit.admit(float(second)), SUCCESS, float(second), elapsed)
+    assert circuit.state(5.0) is State.OPEN
+
+
+def test_a_success_ends_a_row_of_failures_that_left_the_window():
+    circuit = Circuit(Breaker(failure_rate=None, consecutive=2, window=60.0), "p", Random())
+    for now, verdict in ((0.0, FAILURE), (100.0, SUCCESS), (101.0, FAILURE)):
+        circuit.settle(circuit.admit(now), verdict, now, 0.0)
+    assert circuit.state(101.0) is State.CLOSED
+
+
+def test_a_call_at_the_beginning_of_a_slice_belongs_to_it():
+    circuit = Circuit(Breaker(window=60.0), "p", Random())
+    for now in (0.5, 1.0):
+        circuit.settle(circuit.admit(now), SUCCESS, now, 0.0)
+    assert circuit.snapshot(60.0)["calls"] == 1
+
+
 @pytest.mark.parametrize(("gap", "expected"), [(58.99, "open"), (60.0, "closed")])
 def test_failures_that_left_the_window_do_not_open_it(drive, gap, expected):
     policy = Policy("p", breaker=Breaker(failure_rate=1.0, min_calls=4, window=60.0))
@@ -278,6 +311,8 @@ def test_it_is_open_for_exactly_the_pause(drive, elapsed, expected):
     fail(drive, policy)
     drive.clock.advance(elapsed)
     assert state(drive, policy) == expected
+    left = drive.look(policy.breaker.snapshot)["retry_after"]
+    assert left == (pytest.approx(0.001) if expected == "open" else None)
     dependency = Scripted("tax")
     drive.outcome(policy, dependency)
     assert dependency.calls == (1 if expected == "half-open" else 0)
@@ -475,6 +510,13 @@ def test_an_ignored_probe_frees_its_place_and_its_turn_goes_to_the_next_call(dri
     assert (shown["state"], shown["probes"], shown["passed"]) == ("half-open", 0, 0)
     assert drive.call(policy, Scripted("tax")) == "tax"
     assert state(drive, policy) == "closed"
+
+
+def test_the_turn_of_an_ignored_probe_goes_to_one_call_and_not_to_two():
+    circuit = Circuit(Breaker(consecutive=1, probe_share=0.05), "p", Random())
+    circuit.settle(circuit.admit(0.0), FAILURE, 0.0, 0.0)
+    circuit.settle(circuit.admit(30.0), IGNORED, 30.0, 0.0)
+    assert [bool(circuit.admit(30.0)) for _ in range(20)] == [True] + [False] * 18 + [True]
 
 
 def test_a_cancelled_probe_frees_its_place_and_counts_as_nothing():

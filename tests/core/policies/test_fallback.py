@@ -121,10 +121,15 @@ def answer_from_cache(error):
     return "cached"
 
 
+NAMELESS = Scripted("cached")
+
+
 @pytest.mark.parametrize(
     ("rules", "words"),
     [
         (Fallback(value=0), "on Exception answers 0"),
+        (Fallback(Scripted.__call__), "on Exception answers what __call__ says"),
+        (Fallback(NAMELESS), f"on Exception answers what {NAMELESS} says"),
         (Fallback(answer_from_cache, on=(ValueError, KeyError)), "on ValueError, KeyError answers what answer_from_cache says"),
     ],
 )

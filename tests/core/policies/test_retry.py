@@ -125,13 +125,27 @@ def test_a_refusal_is_not_retried_whatever_is_asked_for(drive, kind):
     assert dependency.calls == 1
 
 
-def test_a_refusal_of_the_policy_itself_is_not_retried(drive):
+def test_a_retry_into_an_open_breaker_is_not_waited_for(drive):
     policy = Policy("p", retry=Retry(on=Exception, backoff=FIXED), breaker=Breaker(consecutive=2, failure_rate=None))
-    dependency = Scripted(ConnectionError())
-    with pytest.raises(BreakerOpen):
+    error = ConnectionError()
+    dependency = Scripted(error)
+    with pytest.raises(ConnectionError) as caught:
         drive.call(policy, dependency)
+    assert caught.value is error
+    assert error.__notes__ == ["p: gave up after 2 attempts in 1 s: the breaker is open"]
     assert dependency.calls == 2
-    assert drive.clock.now() == 1003.0  # the breaker opened on the second failure, and the third attempt was refused
+    assert drive.clock.now() == 1001.0
+
+
+@pytest.mark.parametrize(("base", "calls"), [(29.9, 1), (30.0, 2)])
+def test_a_wait_that_ends_with_the_breakers_pause_is_begun(drive, base, calls):
+    policy = Policy(
+        "p", retry=Retry(attempts=2, backoff=Backoff(base=base, cap=60, jitter="none")), breaker=Breaker(min_calls=1, open_for=30.0)
+    )
+    dependency = Scripted(ConnectionError())
+    with pytest.raises(ConnectionError):
+        drive.call(policy, dependency)
+    assert dependency.calls == calls
 
 
 def test_a_predicate_that_raises_is_heard_and_nothing_stays_held():
