@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import Any
@@ -23,7 +24,7 @@ def nothing_held(policy: Policy) -> None:
 
 def room(policy: Policy) -> int:
     """How many calls get a place at once: what `snapshot` says is one thing, what can be used is another."""
-    with FakeClock(), contextlib.ExitStack() as stack:
+    with FakeClock(time.monotonic()), contextlib.ExitStack() as stack:
         for taken in range(1000):
             try:
                 stack.enter_context(policy.guard())

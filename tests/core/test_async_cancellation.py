@@ -36,7 +36,9 @@ def half_open(**parts: Any) -> Policy:
     """A policy whose next call is a probe, at the moment 1002 of its clock."""
     rules = parts.pop("rules", {})
     policy = Policy(
-        "shop", breaker=Breaker(consecutive=1, open_for=1.0, open_for_max=1.0, probe_share=1.0, max_probes=1, ignore=LookupError, **rules), **parts
+        "shop",
+        breaker=Breaker(consecutive=1, open_for=1.0, open_for_max=1.0, probe_share=1.0, max_probes=1, ignore=LookupError, **rules),
+        **parts,
     )
     return policy
 
@@ -100,7 +102,9 @@ async def by_attempts(policy: Policy) -> None:
 
 @pytest.mark.parametrize("arrival", ARRIVALS)
 @pytest.mark.parametrize("way", [by_acall, by_decorator, by_guard, by_attempts])
-def test_a_probe_that_is_cancelled_at_any_await_leaves_nothing_behind(way: Callable[[Policy], Coroutine[Any, Any, None]], arrival: str) -> None:
+def test_a_probe_that_is_cancelled_at_any_await_leaves_nothing_behind(
+    way: Callable[[Policy], Coroutine[Any, Any, None]], arrival: str
+) -> None:
     async def scenario_after_scenario() -> None:
         def scenario() -> tuple[Coroutine[Any, Any, None], Callable[[], Awaitable[None]]]:
             policy = everything()
@@ -122,7 +126,9 @@ def test_a_probe_that_is_cancelled_at_any_await_leaves_nothing_behind(way: Calla
     FakeClock().run(scenario_after_scenario())
 
 
-@pytest.mark.parametrize("limit", [{"bulkhead": Bulkhead(2, queue=5, wait=50)}, {"adaptive": AdaptiveLimit(initial=2, max_limit=2, queue=5, wait=50)}])
+@pytest.mark.parametrize(
+    "limit", [{"bulkhead": Bulkhead(2, queue=5, wait=50)}, {"adaptive": AdaptiveLimit(initial=2, max_limit=2, queue=5, wait=50)}]
+)
 @pytest.mark.parametrize("arrival", ARRIVALS)
 def test_a_waiter_that_is_cancelled_at_any_await_also_as_it_is_served_loses_no_place(limit: dict[str, Any], arrival: str) -> None:
     async def scenario_after_scenario() -> None:

@@ -121,7 +121,9 @@ def counted(policy: Policy) -> tuple[int, int]:
 
 
 def retried(**parts: Any) -> Policy:
-    return Policy("shop", retry=Retry(attempts=5, on=Exception, backoff=Backoff(base=0.0)), breaker=Breaker(window=1e9), bulkhead=Bulkhead(1), **parts)
+    return Policy(
+        "shop", retry=Retry(attempts=5, on=Exception, backoff=Backoff(base=0.0)), breaker=Breaker(window=1e9), bulkhead=Bulkhead(1), **parts
+    )
 
 
 def sync_hang() -> None:

@@ -503,7 +503,9 @@ def test_a_hedged_blocking_call_goes_on_after_a_failure_and_raises_the_last_one_
 
 def test_no_thread_is_started_or_left_behind() -> None:
     before = set(threading.enumerate())
-    policy = Policy("shop", deadline=0.01, attempt_timeout=0.005, retry=Retry(), breaker=Breaker(), bulkhead=Bulkhead(1, queue=1, wait=0.01))
+    policy = Policy(
+        "shop", deadline=0.01, attempt_timeout=0.005, retry=Retry(), breaker=Breaker(), bulkhead=Bulkhead(1, queue=1, wait=0.01)
+    )
 
     def look() -> bool:
         return set(threading.enumerate()) == before
