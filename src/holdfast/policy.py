@@ -48,6 +48,8 @@ class PolicySnapshot(TypedDict):
     breaker: BreakerSnapshot | None
     budget: BudgetSnapshot | None
     limit: LimitSnapshot | None
+    rate_limit_wait: float | None  # seconds until a call would be on time; 0.0 for now
+    hedge_after: float | None  # seconds after which a late attempt gets a rival; None also while too little is known
 
 
 class Attempt(Protocol):
@@ -216,11 +218,14 @@ class Policy:
         """State, counts, what is left of the budget and what is in flight, as plain data."""
         plan, now = self._plan, clock.now()
         places = plan.places
+        pacer = plan.pacer if plan.inner is None else plan.inner.pacer
         return {
             "name": plan.name,
             "breaker": None if plan.circuit is None else plan.circuit.snapshot(now),
             "budget": None if plan.budget is None else plan.budget.ledger.snapshot(now),
             "limit": None if places is None else {"limit": places.limit, "running": places.running, "waiting": places.waiting},
+            "rate_limit_wait": None if pacer is None else pacer.retry_after(now),
+            "hedge_after": None if plan.patience is None else plan.patience.delay(now),
         }
 
     def __repr__(self) -> str:
