@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 from hypothesis import example, given
@@ -83,6 +84,8 @@ def test_a_grpc_timeout_is_written_in_the_finest_unit_that_fits_eight_digits(sec
         ("²", None),
         ("\u0663", None),
         ("12\n", None),
+        ("X12", None),
+        ("12X", None),
         ("1 2", None),
     ],
 )
@@ -123,3 +126,19 @@ def test_a_timeout_that_cannot_be_read_is_as_if_it_were_not_there():
 
 def test_a_timeout_of_nothing_is_a_timeout():
     assert headers.timeout([("x-request-timeout-ms", "0"), ("grpc-timeout", "1S")]) == 0.0
+
+
+def test_a_date_is_read_up_to_the_length_that_any_date_has():
+    longest = "Mon, 03 Jun 2019" + " " * 36 + "11:30:12 GMT"
+    assert len(longest) == 64
+    assert headers.parse_retry_after(longest, 1_559_559_600.0) == 1812
+    assert headers.parse_retry_after(longest.replace("2019", "2019 "), 1_559_559_600.0) is None
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process cannot be changed here")
+def test_the_zone_of_the_machine_does_not_matter(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Jerusalem")
+        time.tzset()
+        assert headers.parse_retry_after("Mon, 03 Jun 2019 11:30:12 -0000", 1_559_559_600.0) == 1812
+    time.tzset()

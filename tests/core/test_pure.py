@@ -30,7 +30,7 @@ from holdfast import (
     outcome,
 )
 from holdfast.deadlines import AttemptTimeout, Deadline, ShieldDeadline
-from holdfast.flow import Call, Plan, note
+from holdfast.flow import Call, Plan, Race, note
 from holdfast.testing import FakeClock, Scripted, Step
 
 # Deadlines.
@@ -156,6 +156,25 @@ def test_what_nobody_holds_any_more_is_forgotten():
     assert len(locks._guarded) == before
 
 
+def test_over_a_fork_every_lock_is_held_and_both_sides_can_use_it_again():
+    """The hooks by hand, in the order in which a fork calls them; the real fork is tested in test_fork."""
+    shared = Shared()
+    mine = shared._lock
+    locks._before()
+    assert shared in locks._held
+    locks._in_parent()
+    assert locks._held == []
+    assert shared.forgot == 0
+    assert shared._lock is mine
+    locks._before()
+    locks._in_child()
+    assert shared.forgot == 1
+    assert shared._lock is not mine
+    assert locks._held == []
+    with shared._lock, locks._forking:
+        pass
+
+
 # What users configure.
 
 CONFIGURED = [
@@ -178,13 +197,14 @@ def test_a_configuration_is_compared_by_its_fields_and_cannot_be_changed(kind, o
     assert rules != kind(**other)
     assert rules != 3
     assert hash(rules) == hash(kind(**one))
+    assert hash(rules) != hash(kind(**other))
     assert copy.copy(rules) == copy.deepcopy(rules) == pickle.loads(pickle.dumps(rules)) == rules
     assert f"{name}={getattr(rules, name)!r}" in repr(rules)
     assert repr(rules).startswith(f"{kind.__name__}(")
     assert dataclasses.replace(rules, **other) == kind(**other)
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(rules, name, value)
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(dataclasses.FrozenInstanceError, match=f"cannot delete field '{name}'"):
         delattr(rules, name)
     with pytest.raises((AttributeError, TypeError)):
         rules.something = 1
@@ -256,6 +276,48 @@ def test_the_attempts_time_is_the_tighter_one():
         call.admit(0.0)
         assert call.limit.at == at
         assert isinstance(call.limit, AttemptTimeout) == (given < 2.0)
+        assert call.limit.policy == "p"
+        assert list(call.limit.around())[-1] is call.deadline
+
+
+def test_a_queue_without_a_wait_is_no_queue():
+    living = plan(bulkhead=Bulkhead(1, queue=1))
+    Call(living, 0.0, None).admit(0.0)
+    with pytest.raises(Rejected):
+        Call(living, 0.0, None).admit(0.0)
+    assert living.places.waiting == 0
+
+
+def test_a_health_check_that_outlives_the_deadline_ends_the_call_and_frees_the_probe():
+    living = plan(deadline=1.0, breaker=Breaker(min_calls=1, health_check=bool))
+    call = Call(living, 0.0, None)
+    call.admit(0.0)
+    call.failed(ConnectionError(), 0.0)
+    for took, late in ((0.999, False), (1.0, True), (2.0, True)):
+        probe = Call(living, 30.0, None)
+        assert probe.admit(30.0).config.health_check is bool
+        if late:
+            with pytest.raises(DeadlineExceeded) as caught:
+                probe.checked(True, 30.0 + took)
+            assert not caught.value.started
+            assert caught.value.elapsed == pytest.approx(took)
+        else:
+            probe.checked(True, 30.0 + took)
+            probe.abandon(30.0 + took)
+        assert living.circuit.snapshot(30.0)["probes"] == 0
+
+
+def test_a_race_has_the_tighter_deadline_and_does_not_begin_after_it():
+    outer = Deadline(5.0, 5.0, None, None)
+    for given, at in ((2.0, 2.0), (5.0, 5.0), (9.0, 5.0), (None, 5.0)):
+        race = Race(plan(deadline=given, hedge=Hedge(after=1)), 0.0, outer)
+        assert race.deadline.at == at
+        assert (race.deadline is outer) == (given != 2.0)
+        assert list(race.deadline.around())[-1] is outer
+        assert race.deadline.policy == ("p" if given == 2.0 else None)
+    with pytest.raises(DeadlineExceeded) as caught:
+        Race(plan(hedge=Hedge(after=1)), 5.0, outer)
+    assert not caught.value.started
 
 
 @pytest.mark.parametrize(
