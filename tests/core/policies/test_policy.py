@@ -477,7 +477,8 @@ def test_a_hedged_policy_explains_what_each_attempt_passes():
 
 
 def test_a_snapshot_is_plain_data():
-    assert Policy("p").snapshot() == {"name": "p", "breaker": None, "budget": None, "limit": None}
+    parts = ["breaker", "budget", "limit", "rate_limit_wait", "hedge_after"]
+    assert Policy("p").snapshot() == {"name": "p", **dict.fromkeys(parts)}
     with FakeClock():
         policy = Policy("billing", **{**FULL, "retry": Retry(budget=Budget())})
         assert policy.snapshot() == {
@@ -485,7 +486,19 @@ def test_a_snapshot_is_plain_data():
             "breaker": {"state": "closed", "calls": 0, "failures": 0, "slow": 0, "probes": 0, "passed": 0, "retry_after": None},
             "budget": {"calls": 0, "retries": 0, "left": 10},
             "limit": {"limit": 20, "running": 0, "waiting": 0},
+            "rate_limit_wait": 0.0,
+            "hedge_after": None,
         }
+
+
+def test_a_snapshot_tells_the_wait_for_the_rate_limit_and_when_it_hedges():
+    with FakeClock():
+        policy = Policy("p", rate_limit=RateLimit(2), hedge=Hedge(after=0.25))
+        assert (policy.snapshot()["rate_limit_wait"], policy.snapshot()["hedge_after"]) == (0.0, 0.25)
+        policy = Policy("p", rate_limit=RateLimit(2))
+        policy.call(int)
+        assert policy.snapshot()["rate_limit_wait"] == pytest.approx(0.5)
+        assert Policy("p", hedge=Hedge(percentile=0.9)).snapshot()["hedge_after"] is None
 
 
 def test_the_name_is_the_dependencys():
