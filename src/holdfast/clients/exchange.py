@@ -19,9 +19,10 @@ from typing import Any, cast
 
 from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers import clock
+from holdfast.errors import DeadlineExceeded, Rejected
 from holdfast.flow import Call, Plan
 from holdfast.headers import format_milliseconds, parse_retry_after
-from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict
+from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict, deadline_behind
 from holdfast.policy import Policy
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -93,19 +94,49 @@ class Exchange:
         headers: of the request; each attempt writes its own into them.
         again: whether the body can be sent twice.
         ours: the client's own errors that are nobody's failure but the caller's (a bad URL, a bad request).
+        unsent: those that say that nothing was sent.
+        watched: whether the stream below tells what is written (`wrote`). Where none does, every attempt counts as sent unless its
+            error is one of `unsent`.
     """
 
-    __slots__ = ("_again", "_headers", "_idempotent", "_ours", "answered", "attempt", "call", "sent", "whole")
+    __slots__ = (
+        "_again",
+        "_headers",
+        "_idempotent",
+        "_ours",
+        "_unsent",
+        "_watched",
+        "answered",
+        "attempt",
+        "call",
+        "limit",
+        "outer",
+        "sent",
+        "whole",
+    )
 
-    def __init__(self, method: str, headers: MutableMapping[str, Any], again: bool, ours: tuple[type[BaseException], ...] = ()) -> None:
+    def __init__(
+        self,
+        method: str,
+        headers: MutableMapping[str, Any],
+        again: bool,
+        ours: tuple[type[BaseException], ...] = (),
+        *,
+        unsent: tuple[type[BaseException], ...] = (),
+        watched: bool = True,
+    ) -> None:
         self._headers = headers
         self._again = again
         self._idempotent = method.upper() in IDEMPOTENT or "Idempotency-Key" in headers
         self._ours = ours
+        self._unsent = unsent
+        self._watched = watched
+        self.outer = running.get()  # a client behind a policy on top of a transport behind another: what is sent is sent for both
         self.attempt = 0
         self.answered = 0  # the status of this attempt's response
         self.sent = False  # a byte of this attempt was written
         self.whole = False  # its response has been read to the end
+        self.limit: Deadline | None = None  # of this attempt
         self.call: Call | None = None  # a response that is still being read
 
     @property
@@ -119,10 +150,23 @@ class Exchange:
         self.answered = 0
         self.sent = False
         self.whole = False
+        if not self._watched:
+            wrote(self)
         self._headers[ATTEMPT] = str(self.attempt)
-        limit = ambient.get()
+        limit = self.limit = ambient.get()
         if limit is not None and limit.at < math.inf:
             self._headers[TIMEOUT] = format_milliseconds(limit.remaining(clock.now()))
+
+    def cut(self, error: BaseException) -> DeadlineExceeded | None:
+        """The deadline that ended this call, where `error` is due to one. Not one that had ended another call, whose error the caller
+        was handling when this one began: Python links that to whatever is raised meanwhile.
+        """
+        if isinstance(error, DeadlineExceeded):
+            return error
+        cut = deadline_behind(error)
+        if cut is not None and any(limit is not None and limit.encloses(cut) for limit in (self.limit, ambient.get())):
+            return cut
+        return None
 
     # The flow's questions.
 
@@ -130,6 +174,8 @@ class Exchange:
         """See `Reading.error`."""
         if isinstance(error, self._ours):
             return IGNORED, False
+        if not self._watched and isinstance(error, self._unsent):
+            self.sent = False
         return FAILURE, self.may_repeat
 
     def result(self, _result: Any) -> tuple[Verdict | None, bool]:
@@ -151,12 +197,53 @@ class Exchange:
         return None if asked is None else parse_retry_after(str(asked), time.time())
 
 
+def finish(call: Call, exchange: Exchange, verdict: Verdict, error: Exception | None) -> None:
+    """End an attempt whose response was streamed."""
+    now = clock.now()
+    if error is not None and call.cut_by_caller(error, now):
+        verdict = IGNORED
+    elif verdict is SUCCESS and is_failure(exchange.answered):
+        verdict = FAILURE
+    call.close(verdict, now, error)
+
+
+def own_error(
+    error: Exception, exchange: Exchange, exceeded: type[DeadlineExceeded], refusals: Mapping[type[Rejected], type[Rejected]]
+) -> DeadlineExceeded | Rejected | None:
+    """The error that is ours and the client's both, to be raised from `error`; None where `error` is not ours, or both already.
+
+    Args:
+        error: what the call came to.
+        exchange: the call.
+        exceeded: the client's kind of DeadlineExceeded.
+        refusals: the client's kinds of Rejected.
+    """
+    raised: DeadlineExceeded | Rejected
+    if isinstance(error, exceeded):
+        return None
+    if isinstance(error, Rejected):
+        kind = refusals.get(type(error))
+        if kind is None:
+            return None
+        raised = kind(error.policy, error.retry_after)
+    else:
+        cut = exchange.cut(error)
+        if cut is None or isinstance(cut, exceeded):
+            return None
+        raised = exceeded(cut.policy, cut.budget, cut.elapsed, cut.started, cut.attempt or exchange.attempt, cut.what)
+        raised._source = cut._source
+    for line in getattr(error, "__notes__", ()):
+        raised.add_note(line)
+    return raised
+
+
 # The exchange that this code is in, for the streams below: they see the first byte that is written.
 running: ContextVar[Exchange | None] = ContextVar("holdfast.exchange", default=None)
 
 
-def wrote() -> None:
-    """A byte of the running attempt goes out."""
-    exchange = running.get()
-    if exchange is not None:
+def wrote(by: Exchange | None = None) -> None:
+    """A byte of an attempt goes out: of this one, or of the running one."""
+    exchange = by or running.get()
+    while exchange is not None:
         exchange.sent = True
+        exchange = exchange.outer

@@ -11,6 +11,7 @@ Errors are httpx's as well as ours: `except httpx.TimeoutException` catches Dead
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, cast
 
@@ -38,7 +39,12 @@ from holdfast.policy import Policy
 
 TIMEOUTS = httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT)
 
+# Timers ring a rounding early.
+_GRAIN = 1e-3
+
 _OURS = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.StreamError, httpx.CookieConflict)
+# What httpx raises before anything was sent.
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _BUFFERED = "holdfast.buffered"
 
 
@@ -94,17 +100,17 @@ class Transport(httpx.BaseTransport):
     ) -> None:
         self._policies = Policies(policy)
         self._inner = httpx.HTTPTransport(**options) if transport is None else transport
-        _set_backend(self._inner, Backend())
+        self._watched = _set_backend(self._inner, Backend())
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request through the policy of its host."""
         plan = self._policies.plan(request.url.host)
-        exchange = Exchange(request.method, request.headers, isinstance(request.stream, httpx.ByteStream), _OURS)
-        mint_id(request.headers)
+        exchange = _exchange(request, self._watched)
+        handled = sys.exception()
         try:
             response = threads.run(plan, self._attempt, (request, exchange), {}, exchange)
         except Exception as error:
-            raise_ours(error, request, exchange)
+            raise_ours(error, request, exchange, handled)
             raise
         if exchange.call is not None:
             response.stream = _Stream(response.stream, exchange.call, request, exchange)
@@ -114,13 +120,30 @@ class Transport(httpx.BaseTransport):
         exchange.begin()
         token = running.set(exchange)
         try:
-            response = self._inner.handle_request(request)
+            response = self._send(request)
             exchange.answered = response.status_code
             if request.extensions.get(_BUFFERED) or (is_failure(response.status_code) and exchange.may_repeat):
                 self._read(request, response, exchange)
             return response
         finally:
             running.reset(token)
+
+    def _send(self, request: httpx.Request) -> httpx.Response:
+        limit = ambient.get()
+        if limit is None:
+            return self._inner.handle_request(request)
+        # A thread that waits for a free connection waits on no socket, so that the pool's own timeout has to end it.
+        extensions = request.extensions
+        timeout = extensions.get("timeout", {})
+        left, own = limit.remaining(clock.now()), timeout.get("pool")
+        request.extensions = {**extensions, "timeout": {**timeout, "pool": left if own is None else min(own, left)}}
+        try:
+            return self._inner.handle_request(request)
+        except httpx.PoolTimeout as error:
+            raise_if_late(error)
+            raise
+        finally:
+            request.extensions = extensions
 
     def _read(self, request: httpx.Request, response: httpx.Response, exchange: Exchange) -> None:
         most = None if request.extensions.get(_BUFFERED) else FAILURE_BODY
@@ -211,17 +234,17 @@ class AsyncTransport(httpx.AsyncBaseTransport):
     ) -> None:
         self._policies = Policies(policy)
         self._inner = httpx.AsyncHTTPTransport(**options) if transport is None else transport
-        _set_backend(self._inner, AsyncBackend())
+        self._watched = _set_backend(self._inner, AsyncBackend())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request through the policy of its host."""
         plan = self._policies.plan(request.url.host)
-        exchange = Exchange(request.method, request.headers, isinstance(request.stream, httpx.ByteStream), _OURS)
-        mint_id(request.headers)
+        exchange = _exchange(request, self._watched)
+        handled = sys.exception()
         try:
             response = await aio.run(plan, self._attempt, (request, exchange), {}, exchange)
         except Exception as error:
-            raise_ours(error, request, exchange)
+            raise_ours(error, request, exchange, handled)
             raise
         if exchange.call is not None:
             response.stream = _AsyncStream(response.stream, exchange.call, request, exchange)
@@ -370,8 +393,14 @@ class AsyncClient(httpx.AsyncClient):
             ambient.reset(token)
 
 
+def _exchange(request: httpx.Request, watched: bool) -> Exchange:
+    mint_id(request.headers)
+    again = isinstance(request.stream, httpx.ByteStream)
+    return Exchange(request.method, request.headers, again, _OURS, unsent=_UNSENT, watched=watched)
+
+
 def begin_call(request: httpx.Request, stream: bool) -> None:
-    """Name the logical call, and tell the transport how it is read; both stay with the request over redirects."""
+    """Give the logical call its name, and tell the transport how it is read; both stay with the request over redirects."""
     mint_id(request.headers)
     request.extensions = {**request.extensions, _BUFFERED: not stream}
 
@@ -386,8 +415,18 @@ def finish(call: Call, exchange: Exchange, verdict: Verdict, error: Exception | 
     call.close(verdict, now, error)
 
 
-def raise_ours(error: Exception, request: httpx.Request, exchange: Exchange) -> None:
-    """Raise the error that is ours and httpx's both, where `error` is ours; return where it is not."""
+def raise_if_late(error: Exception) -> None:
+    """Raise DeadlineExceeded where a timeout came because of the ambient deadline."""
+    limit, now = ambient.get(), clock.now()
+    if limit is not None and now >= limit.at - _GRAIN:
+        raise limit.exceeded(now) from error
+
+
+def raise_ours(error: Exception, request: httpx.Request, exchange: Exchange, handled: BaseException | None = None) -> None:
+    """Raise the error that is ours and httpx's both, where `error` is ours; return where it is not.
+
+    `handled` is what the caller was handling when the call began: Python chains it to whatever is raised then, and it is no part of it.
+    """
     raised: DeadlineExceeded | _Refused
     if isinstance(error, (DeadlineExceeded, _Refused)):
         return
@@ -398,7 +437,7 @@ def raise_ours(error: Exception, request: httpx.Request, exchange: Exchange) -> 
         raised = kind(error.policy, error.retry_after)
     else:
         cut = deadline_behind(error)
-        if cut is None:
+        if cut is None or (handled is not None and cut is deadline_behind(handled)):
             return
         raised = DeadlineExceeded(cut.policy, cut.budget, cut.elapsed, cut.started, cut.attempt or exchange.attempt, cut.what)
         raised._source = cut._source
@@ -411,8 +450,10 @@ def raise_ours(error: Exception, request: httpx.Request, exchange: Exchange) -> 
         del raised
 
 
-def _set_backend(transport: object, network: object) -> None:
+def _set_backend(transport: object, network: object) -> bool:
     # httpx hands httpcore's `network_backend` argument to nobody, so it is put where httpcore keeps it.
     pool = getattr(transport, "_pool", None)
-    if pool is not None and hasattr(pool, "_network_backend"):
-        pool._network_backend = network
+    if pool is None or not hasattr(pool, "_network_backend"):
+        return isinstance(transport, (Transport, AsyncTransport)) and transport._watched
+    pool._network_backend = network
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Iterable
 from typing import Any, TypeVar, cast
@@ -37,6 +38,20 @@ class Backend(httpcore.NetworkBackend):
         options = [(net_level, name, value) for net_level, name, value in socket_options or ()]
         with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError):
             sock = net.connect((host, port), timeout, source, [*net.NO_DELAY, *options])
+        return _Stream(sock)
+
+    def connect_unix_socket(self, path: str, timeout: float | None = None, socket_options: Options | None = None) -> httpcore.NetworkStream:
+        """See httpcore."""
+        with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError):
+            sock = net.Socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                for level, name, value in socket_options or ():
+                    sock.setsockopt(level, name, value)
+                sock.settimeout(timeout)
+                sock.connect(path)
+            except BaseException:
+                sock.close()
+                raise
         return _Stream(sock)
 
     def sleep(self, seconds: float) -> None:

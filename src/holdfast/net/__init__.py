@@ -6,9 +6,13 @@ the options of connections that live long; `install` does the same for every lib
 
 from __future__ import annotations
 
+import math
 import ssl
 from typing import cast
 
+from holdfast.deadlines import ambient
+from holdfast.drivers import clock
+from holdfast.net.clamp import LEAST
 from holdfast.net.dns import agetaddrinfo, getaddrinfo
 from holdfast.net.eyeballs import NO_DELAY, STREAM, connect, interleave
 from holdfast.net.options import TcpOptions
@@ -42,8 +46,18 @@ def wrap_tls(sock: Socket, context: ssl.SSLContext, server_hostname: str | None 
         DeadlineExceeded: the deadline passed.
         ssl.SSLError: the handshake failed.
     """
-    before, context.sslsocket_class = context.sslsocket_class, TLSSocket
+    limit, own = ambient.get(), sock.gettimeout()
+    # The context is shared between threads, so its `sslsocket_class` cannot be set for the moment: the handshake goes by the
+    # socket's timeout, which bounds the whole of it, and the class comes afterwards.
+    if limit is not None:
+        sock.settimeout(max(LEAST, min(limit.at - clock.now(), math.inf if own is None else own)))
     try:
-        return cast(TLSSocket, context.wrap_socket(sock, server_hostname=server_hostname))
-    finally:
-        context.sslsocket_class = before
+        wrapped = context.wrap_socket(sock, server_hostname=server_hostname)
+    except TimeoutError as error:
+        if limit is not None and clock.now() >= limit.at:
+            raise limit.exceeded(clock.now()) from error
+        raise
+    if type(wrapped) is ssl.SSLSocket:  # a context with a class of its own keeps it
+        wrapped.__class__ = TLSSocket
+    wrapped.settimeout(own)
+    return cast(TLSSocket, wrapped)

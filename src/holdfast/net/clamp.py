@@ -24,8 +24,10 @@ R = TypeVar("R")
 
 # How long a turn is where threads with different deadlines share a socket.
 _TURN = 0.05
+# Timers ring a rounding early.
+_GRAIN = 1e-3
 # A timeout of 0 would mean: do not wait, and raise something else.
-_LEAST = 1e-6
+LEAST = 1e-6
 
 
 class _Held:
@@ -39,7 +41,7 @@ class _Held:
 
 
 # By socket; empty for as long as no thread is in a bounded operation.
-_held: dict[int, _Held] = {}
+holds: dict[int, _Held] = {}
 _lock = threading.Lock()
 
 
@@ -73,7 +75,7 @@ def _in_turns(
     now = began
     while True:
         wait = min(limit.at, own_end) - now
-        sock.settimeout(max(_LEAST, wait if held.holders == 1 else min(wait, _TURN)))
+        sock.settimeout(max(LEAST, wait if held.holders == 1 else min(wait, _TURN)))
         try:
             return operation(*args, **kwargs)
         except TimeoutError as error:
@@ -82,26 +84,38 @@ def _in_turns(
                 raise limit.exceeded(now) from error
             if now >= own_end:
                 raise
-            if held.holders == 1 and now < min(limit.at, own_end) - _TURN:
-                raise  # it was the operation's own timeout (a proxy's, the kernel's), not the socket's
+            if error.errno is not None:
+                raise  # the kernel gave the connection up (ETIMEDOUT); the end of a socket's timeout has no number
 
 
 def _unbounded(sock: socket.socket, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    began = clock.now() if _held else 0.0
+    """An operation without a deadline, on a socket that other threads hold or held: their timeouts are not its own."""
+    began = clock.now()
     while True:
         try:
             return operation(*args, **kwargs)
-        except TimeoutError:
-            held = _held.get(id(sock))
-            if held is None or (held.own is not None and clock.now() - began >= held.own):
+        except TimeoutError as error:
+            own = own_timeout(sock)
+            if error.errno is not None or (own is not None and clock.now() - began >= own - _GRAIN):
                 raise
+
+
+def disturbed(sock: socket.socket, error: TimeoutError) -> bool:
+    """Whether an operation without a deadline met a timeout that its socket does not have: another thread's, that came in between."""
+    return error.errno is None and own_timeout(sock) is None
+
+
+def own_timeout(sock: socket.socket) -> float | None:
+    """The timeout that the socket's owner has set, also while another is in force."""
+    held = holds.get(id(sock))
+    return sock.gettimeout() if held is None else held.own
 
 
 def _hold(sock: socket.socket) -> _Held:
     with _lock:
-        held = _held.get(id(sock))
+        held = holds.get(id(sock))
         if held is None:
-            held = _held[id(sock)] = _Held(sock.gettimeout())
+            held = holds[id(sock)] = _Held(sock.gettimeout())
         held.holders += 1
         return held
 
@@ -111,11 +125,6 @@ def _let_go(sock: socket.socket, held: _Held) -> None:
         held.holders -= 1
         if held.holders:
             return
-        del _held[id(sock)]
+        del holds[id(sock)]
         with suppress(OSError):  # the operation ended with the socket closed
             sock.settimeout(held.own)
-
-
-def is_held(sock: socket.socket) -> bool:
-    """Whether the socket's timeout is that of a bounded operation for the moment."""
-    return bool(_held) and id(sock) in _held

@@ -8,6 +8,7 @@ threads of its own; whoever asked waits for the answer until the deadline.
 2. A look-up that nobody waits for any more is not begun.
 3. The threads are daemons: a process ends at once, whatever the resolver does.
 4. Without a deadline, and for addresses that need no look-up, the caller asks the system directly as ever.
+5. A look-up that waits gets a thread at once while there are fewer than `THREADS`, so it never stands behind one that hangs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeAlias, cast
+from copy import copy
+from functools import wraps
+from typing import Any, TypeAlias, cast
 
 from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers import clock
@@ -29,13 +32,18 @@ AddressInfo: TypeAlias = (
 )
 Host: TypeAlias = "bytes | str | None"
 Port: TypeAlias = "bytes | str | int | None"
-_Query: TypeAlias = tuple[Host, Port, int, int, int, int]
+_Query: TypeAlias = tuple[str, tuple[Any, ...]]  # the function's name in `socket`, and its arguments
 
 THREADS = 8
 _IDLE = 5.0
 
-# The real one, even where `install` has put ours in its place.
-_system = cast("Callable[..., list[AddressInfo]]", socket.getaddrinfo)
+# What `install` has put ours in the place of, by name.
+replaced: dict[str, Callable[..., Any]] = {}
+
+
+def _system(name: str, *args: Any) -> Any:
+    # Looked up each time: a test or another library may have put its own there (holdfast.testing.faults.stalled_dns does).
+    return (replaced.get(name) or getattr(socket, name))(*args)
 
 
 class _Lookup:
@@ -46,14 +54,14 @@ class _Lookup:
     def __init__(self, query: _Query) -> None:
         self.query = query
         self.done = threading.Event()
-        self.answer: list[AddressInfo] = []
+        self.answer: Any = None
         self.error: BaseException | None = None
         self.callbacks: list[Callable[[], object]] = []
 
-    def result(self) -> list[AddressInfo]:
-        """The answer; raises what the resolver raised, a fresh copy for each caller."""
+    def result(self) -> Any:
+        """The answer; raises what the resolver raised. Each caller gets a copy of its own."""
         if self.error is None:
-            return list(self.answer)
+            return copy(self.answer)
         raise type(self.error)(*self.error.args)
 
 
@@ -62,10 +70,10 @@ class Resolver:
 
     Args:
         threads: how many at most.
-        look_up: what answers; the system's getaddrinfo.
+        look_up: what answers; the system.
     """
 
-    def __init__(self, threads: int = THREADS, look_up: Callable[..., list[AddressInfo]] | None = None) -> None:
+    def __init__(self, threads: int = THREADS, look_up: Callable[..., Any] = _system) -> None:
         self._most = threads
         self._look_up = look_up
         self._begin()
@@ -81,12 +89,12 @@ class Resolver:
         self._threads = 0
         self._idle = 0
 
-    def resolve(self, query: _Query, limit: Deadline) -> list[AddressInfo]:
+    def resolve(self, query: _Query, limit: Deadline) -> Any:
         """Answer, at most until the deadline.
 
         Raises:
             DeadlineExceeded: it has passed.
-            OSError: as socket.getaddrinfo.
+            OSError: as the function of `socket`.
         """
         left = limit.at - clock.now()
         if left <= 0:
@@ -104,13 +112,23 @@ class Resolver:
             if lookup is None:
                 lookup = self._pending[query] = _Lookup(query)
                 self._queue.append(lookup)
-                if self._idle:
-                    self._work.notify()
-                elif self._threads < self._most:
-                    self._threads += 1
-                    threading.Thread(target=self._serve, name="holdfast-dns", daemon=True).start()
+                self._staff()
             lookup.callbacks.append(callback or _nobody)
             return lookup
+
+    def _staff(self) -> None:
+        # Those that were woken for an earlier one count as idle until they run, so it is as many idle ones as there are look-ups.
+        if self._idle >= len(self._queue):
+            self._work.notify()
+        elif self._threads < self._most:
+            try:
+                threading.Thread(target=self._serve, name="holdfast-dns", daemon=True).start()
+            except RuntimeError:  # the system gives no more threads, or the interpreter ends
+                if not self._threads:
+                    del self._pending[self._queue.pop().query]
+                    raise
+            else:
+                self._threads += 1
 
     def forget(self, lookup: _Lookup, callback: Callable[[], object] | None) -> None:
         """A caller does not wait any more; what nobody waits for is not begun."""
@@ -133,7 +151,7 @@ class Resolver:
                     return
                 lookup = self._queue.popleft()
             try:
-                lookup.answer = (self._look_up or _system)(*lookup.query)
+                lookup.answer = self._look_up(lookup.query[0], *lookup.query[1])
             except BaseException as error:
                 lookup.error = error.with_traceback(None)
             with self._lock:
@@ -160,8 +178,19 @@ def getaddrinfo(host: Host, port: Port, family: int = 0, type: int = 0, proto: i
     """
     limit = ambient.get()
     if limit is None or is_address(host):
-        return _system(host, port, family, type, proto, flags)
-    return RESOLVER.resolve((host, port, family, type, proto, flags), limit)
+        return cast("list[AddressInfo]", _system("getaddrinfo", host, port, family, type, proto, flags))
+    return cast("list[AddressInfo]", RESOLVER.resolve(("getaddrinfo", (host, port, family, type, proto, flags)), limit))
+
+
+def guarded(name: str) -> Callable[..., Any]:
+    """A function of `socket` that asks the resolver (`gethostbyname` and its like), under the ambient deadline."""
+
+    @wraps(getattr(socket, name))
+    def look_up(*args: Any) -> Any:
+        limit = ambient.get()
+        return _system(name, *args) if limit is None else RESOLVER.resolve((name, args), limit)
+
+    return look_up
 
 
 async def agetaddrinfo(host: Host, port: Port, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> list[AddressInfo]:  # noqa: A002
@@ -171,7 +200,7 @@ async def agetaddrinfo(host: Host, port: Port, family: int = 0, type: int = 0, p
     import asyncio
 
     if is_address(host):
-        return _system(host, port, family, type, proto, flags)
+        return cast("list[AddressInfo]", _system("getaddrinfo", host, port, family, type, proto, flags))
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
 
@@ -179,14 +208,14 @@ async def agetaddrinfo(host: Host, port: Port, family: int = 0, type: int = 0, p
         with suppress(RuntimeError):  # the loop was closed: nobody waits there any more
             loop.call_soon_threadsafe(done.set)
 
-    lookup = RESOLVER.ask((host, port, family, type, proto, flags), callback)
+    lookup = RESOLVER.ask(("getaddrinfo", (host, port, family, type, proto, flags)), callback)
     try:
         if not lookup.done.is_set():
             await done.wait()
     except BaseException:
         RESOLVER.forget(lookup, callback)
         raise
-    return lookup.result()
+    return cast("list[AddressInfo]", lookup.result())
 
 
 def is_address(host: Host) -> bool:

@@ -16,8 +16,9 @@ from collections.abc import Iterable
 from itertools import zip_longest
 from typing import Any
 
-from holdfast.deadlines import ambient
+from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers import clock
+from holdfast.errors import DeadlineExceeded
 from holdfast.net.dns import AddressInfo, getaddrinfo
 from holdfast.net.sockets import Socket
 
@@ -52,7 +53,7 @@ def connect(
     limit = ambient.get()
     began = clock.now()
     end = math.inf if timeout is None else began + timeout
-    addresses = interleave(getaddrinfo(address[0], address[1], 0, socket.SOCK_STREAM))
+    addresses = interleave(_look_up(address, timeout, end))
     if not addresses:
         raise OSError(f"{address[0]!r} has no address")
     race = _Race(addresses, source_address, options)
@@ -71,6 +72,19 @@ def connect(
     return sock
 
 
+def _look_up(address: tuple[str, int], timeout: float | None, end: float) -> list[AddressInfo]:
+    limit = ambient.get()
+    if timeout is None or (limit is not None and limit.at <= end):
+        return getaddrinfo(address[0], address[1], 0, socket.SOCK_STREAM)
+    token = ambient.set(Deadline(end, timeout, None, limit))
+    try:
+        return getaddrinfo(address[0], address[1], 0, socket.SOCK_STREAM)
+    except DeadlineExceeded:
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None  # ours in disguise: the timeout passed
+    finally:
+        ambient.reset(token)
+
+
 def interleave(addresses: list[AddressInfo]) -> list[AddressInfo]:
     """The addresses in the resolver's order, but with the families taking turns."""
     first = [info for info in addresses if info[0] == addresses[0][0]]
@@ -87,24 +101,23 @@ class _Race:
         self._options = tuple(options)
         self._trying: list[Socket] = []
         self._selector = selectors.DefaultSelector()
+        self._next_at = 0.0  # when the next address is tried, though the one before has not failed
         self.errors: list[OSError] = []
         self.timed_out = False
 
     def run(self, end: float) -> Socket | None:
         """The connected socket; None when all failed, or `end` has come."""
-        next_at = clock.now()
         while self._waiting or self._trying:
             now = clock.now()
             if now >= end:
                 self.timed_out = True
                 return None
-            if self._waiting and (now >= next_at or not self._trying):
+            if self._waiting and (now >= self._next_at or not self._trying):
                 done = self._begin(self._waiting.pop(0))
                 if done is not None:
                     return done
-                next_at = now + _STAGGER
                 continue
-            wait = min(end, next_at if self._waiting else math.inf) - now
+            wait = min(end, self._next_at if self._waiting else math.inf) - now
             for key, _ in self._selector.select(None if wait == math.inf else wait):
                 done = self._finish(key.fileobj)
                 if done is not None:
@@ -119,6 +132,7 @@ class _Race:
             self.errors.append(error)
             return None
         self._trying.append(sock)
+        self._next_at = clock.now() + _STAGGER
         try:
             for level, name, value in self._options:
                 sock.setsockopt(level, name, value)
@@ -148,6 +162,7 @@ class _Race:
     def _failed(self, sock: Socket, error: OSError) -> None:
         self.errors.append(error)
         self._trying.remove(sock)
+        self._next_at = 0.0  # a failure is an answer: nothing to wait for
         sock.close()
 
     def _won(self, sock: Socket) -> Socket:

@@ -12,6 +12,8 @@ from holdfast.deadlines import ambient
 from holdfast.net import dns, eyeballs
 from holdfast.net.sockets import PLAIN, TLS, guarded, sendall, sendfile
 
+LOOK_UPS = ("getaddrinfo", "gethostbyaddr", "gethostbyname", "gethostbyname_ex", "getnameinfo")
+
 _create_connection = socket.create_connection
 _lock = threading.Lock()
 _originals: list[tuple[Any, str, Any]] = []
@@ -33,8 +35,9 @@ def install() -> None:
         _put(socket.socket, "sendfile", sendfile)
         for name in TLS:
             _put(ssl.SSLSocket, name, guarded(getattr(ssl.SSLSocket, name)))
-        _put(socket, "getaddrinfo", dns.getaddrinfo)
-        _put(socket, "gethostbyname", gethostbyname)
+        for name in LOOK_UPS:
+            dns.replaced[name] = getattr(socket, name)
+            _put(socket, name, dns.getaddrinfo if name == "getaddrinfo" else dns.guarded(name))
         _put(socket, "create_connection", create_connection)
         _put(asyncio.base_events.BaseEventLoop, "getaddrinfo", _loop_getaddrinfo)
 
@@ -48,6 +51,7 @@ def uninstall() -> None:
                 delattr(owner, name)
             else:
                 setattr(owner, name, original)
+        dns.replaced.clear()
 
 
 _ABSENT = object()
@@ -57,12 +61,6 @@ def _put(owner: Any, name: str, ours: Any) -> None:
     # Most methods are inherited from C, and putting those back as attributes of the subclass would not be as it was.
     _originals.append((owner, name, vars(owner).get(name, _ABSENT)))
     setattr(owner, name, ours)
-
-
-def gethostbyname(hostname: str, /) -> str:
-    """`socket.gethostbyname` under the ambient deadline."""
-    found = dns.getaddrinfo(hostname, None, socket.AF_INET, socket.SOCK_STREAM)
-    return str(found[0][4][0])
 
 
 def create_connection(

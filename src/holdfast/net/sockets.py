@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from holdfast.deadlines import ambient
-from holdfast.net.clamp import bounded, is_held
+from holdfast.drivers import clock
+from holdfast.net import clamp
+from holdfast.net.clamp import bounded, disturbed
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,11 +37,16 @@ TLS = ("do_handshake", "read", "send", "unwrap", "write")
 def guarded(method: F) -> F:
     """The method, bound by the ambient deadline; without one it costs a look at a context variable."""
     get = ambient.get
+    holds = clamp.holds
 
     @wraps(method)
     def operation(self: socket.socket, *args: Any, **kwargs: Any) -> Any:
-        if get() is None and not is_held(self):
-            return method(self, *args, **kwargs)
+        if get() is None and not holds:
+            try:
+                return method(self, *args, **kwargs)
+            except TimeoutError as error:
+                if not disturbed(self, error):
+                    raise
         return bounded(self, method, self, *args, **kwargs)
 
     return operation  # type: ignore[return-value]  # wraps keeps the signature, and the checker cannot see it
@@ -46,12 +54,16 @@ def guarded(method: F) -> F:
 
 def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
     """`socket.sendall`, piece by piece with `send`: a timeout in the middle must not send the beginning twice."""
-    if ambient.get() is None and not is_held(self):
+    if ambient.get() is None and not clamp.holds:
         _sendall(self, data, flags)
         return
+    own = clamp.own_timeout(self)
+    end = math.inf if own is None else clock.now() + own
     with memoryview(data) as view, view.cast("B") as rest:
         sent = 0
         while sent < len(rest):
+            if sent and clock.now() >= end:
+                raise TimeoutError("timed out")  # the system's sendall, too, has its timeout for the whole
             sent += self.send(rest[sent:], flags)
 
 
