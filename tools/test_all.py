@@ -39,7 +39,7 @@ def main() -> None:
             run(path, "-m", "venv", "--clear", str(venv))
             run(python, "-m", "pip", "install", "-q", "-e", ".", "-r", "requirements/test.txt")
             (venv / ".ready").touch()
-        run(python, "-m", "pytest", "-q", "tests/core")
+        run(python, "-m", "pytest", "-q", "tests/core", "tests/parity")
     run(sys.executable, "-m", "pytest", "-q")
 
 

@@ -12,7 +12,6 @@ no record is built.
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Lock
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ Listener: TypeAlias = "Callable[[Event], object]"
 
 # Who listens; empty, and then no record is built. One list for ever, so that the drivers may hold it.
 listeners: list[Listener] = []
-_changing = Lock()
 
 
 def subscribe(listener: Listener) -> Callable[[], None]:
@@ -64,13 +62,13 @@ def subscribe(listener: Listener) -> Callable[[], None]:
     if not callable(listener):
         raise TypeError(f"a listener must be callable with one event, got {listener!r}")
     entry = _Entry(listener)
-    with _changing:
-        listeners.append(entry)
+    listeners.append(entry)  # one step, which needs no lock, and none could be held by a thread that a fork leaves behind
 
     def unsubscribe() -> None:
-        with _changing:
-            if entry in listeners:
-                listeners.remove(entry)
+        try:  # noqa: SIM105  (contextlib is not loaded here)
+            listeners.remove(entry)
+        except ValueError:
+            pass  # it was ended before
 
     return unsubscribe
 
