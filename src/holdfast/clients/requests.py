@@ -1,0 +1,249 @@
+"""requests behind policies.
+
+    with holdfast.clients.requests.Session(policy=billing) as session:
+        session.get("https://billing.internal/tax")
+
+`Session` is requests' own. `Adapter` puts a policy under a session that exists (`session.mount("https://", Adapter(policy=billing))`); it
+sees one hop at a time, so there the deadline is each hop's, and a streamed response's.
+
+Where the caller gives no timeout, or None, it is 5 s to connect and 10 s for each read.
+
+Errors are requests' as well as ours: `except requests.Timeout` catches DeadlineExceeded, `except requests.ConnectionError` a refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import requests.adapters
+import urllib3.exceptions
+from requests import exceptions
+
+from holdfast import errors
+from holdfast.clients.exchange import REQUEST_ID, TIMEOUT, Exchange, Policies, is_failure, mint_id, own_error, running, whole_call
+from holdfast.clients.urllib3 import OURS, POOLS, repeatable
+from holdfast.clients.urllib3_network import lend, read_failure
+from holdfast.deadlines import ambient
+from holdfast.drivers import threads
+from holdfast.policy import Policy
+
+_OURS = (*OURS, exceptions.UnrewindableBodyError)
+
+# On a prepared request: the id that we gave it, so that sending it a second time is a call of its own.
+_MINTED = "_holdfast_id"
+
+
+class _Error:
+    request: requests.Request | requests.PreparedRequest | None = None
+    response: requests.Response | None = None
+
+
+class DeadlineExceeded(_Error, errors.DeadlineExceeded, exceptions.Timeout):
+    """The time ran out; also a `requests.Timeout`."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        kind, args, state = super().__reduce__()
+        return kind, args, _without_request(state)
+
+
+class ConnectDeadlineExceeded(DeadlineExceeded, exceptions.ConnectTimeout):
+    """The time ran out before anything was sent; also a `requests.ConnectTimeout`."""
+
+
+class ReadDeadlineExceeded(DeadlineExceeded, exceptions.ReadTimeout):
+    """The time ran out when the request, or a part of it, had been sent; also a `requests.ReadTimeout`."""
+
+
+class _Refused(_Error, errors.Rejected, exceptions.ConnectionError):
+    def __init__(self, policy: str, retry_after: float | None = None) -> None:
+        Exception.__init__(self, policy, retry_after)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), self.args, _without_request(self.__dict__)
+
+
+class BreakerOpen(_Refused, errors.BreakerOpen):
+    """The breaker is open; also a `requests.ConnectionError`: nothing was sent."""
+
+    reason = errors.BreakerOpen.reason
+
+
+class BulkheadFull(_Refused, errors.BulkheadFull):
+    """The bulkhead is full; also a `requests.ConnectionError`: nothing was sent."""
+
+    reason = errors.BulkheadFull.reason
+
+
+class RateLimited(_Refused, errors.RateLimited):
+    """The rate is used up; also a `requests.ConnectionError`: nothing was sent."""
+
+    reason = errors.RateLimited.reason
+
+
+def _without_request(state: Any) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if name not in {"request", "response", "_source"}}
+
+
+_REFUSALS: dict[type[errors.Rejected], type[errors.Rejected]] = {
+    errors.BreakerOpen: BreakerOpen,
+    errors.BulkheadFull: BulkheadFull,
+    errors.RateLimited: RateLimited,
+}
+
+
+class Adapter(requests.adapters.HTTPAdapter):
+    """A transport adapter whose requests pass a policy. A response that is not streamed is read within its attempt.
+
+    Args:
+        policy: one for all hosts, or a mapping of host to policy with "*" for the others; None for timeouts only.
+        pool_connections: for how many hosts connections are kept.
+        pool_maxsize: how many connections are kept for each.
+        pool_block: whether there are never more than those; who needs one waits, up to 10 s.
+    """
+
+    __attrs__ = [*requests.adapters.HTTPAdapter.__attrs__, "_policies"]  # noqa: RUF012  (requests' own way of pickling)
+
+    def __init__(
+        self,
+        policy: Policy | Mapping[str, Policy] | None = None,
+        *,
+        pool_connections: int = 10,
+        pool_maxsize: int = 10,
+        pool_block: bool = False,
+    ) -> None:
+        self._policies = Policies(policy)
+        super().__init__(pool_connections, pool_maxsize, 0, pool_block)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """See requests."""
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = POOLS
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        """See requests."""
+        manager = super().proxy_manager_for(proxy, **options)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = POOLS
+        return manager
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> requests.Response:
+        """Send the request through the policy of its host."""
+        again, rewind = repeatable(request.body)
+        _name(request)
+        exchange = Exchange(request.method or "", request.headers, again, _OURS)
+        translate = partial(raise_ours, request=request)
+        plan = self._policies.plan(_host(request))
+        try:
+            attempt = partial(self._attempt, exchange, rewind, request, stream, timeout, verify, cert, proxies)
+            response = threads.run(plan, attempt, (), {}, exchange)
+        except Exception as error:
+            translate(error, exchange)
+            raise
+        if exchange.call is not None:
+            lend(response.raw, exchange.call, exchange, translate)
+        return response
+
+    def _attempt(
+        self, exchange: Exchange, rewind: Callable[[], object] | None, request: requests.PreparedRequest, stream: bool, *options: Any
+    ) -> requests.Response:
+        exchange.begin()
+        token = running.set(exchange)
+        try:
+            if rewind is not None and exchange.attempt > 1:
+                rewind()
+            response = super().send(request, stream, *options)
+            exchange.answered = response.status_code
+            if not stream:
+                exchange.whole = _read(response)
+            elif is_failure(response.status_code) and exchange.may_repeat:
+                exchange.whole = _read_failure(response)
+            return response
+        finally:
+            running.reset(token)
+
+
+def _read(response: requests.Response) -> bool:
+    try:
+        response.content  # noqa: B018  (reads it, and keeps it)
+    except (exceptions.ChunkedEncodingError, exceptions.ContentDecodingError):
+        if not response.is_redirect:  # nobody looks at that body, and requests follows it all the same
+            raise
+    return True
+
+
+def _read_failure(response: requests.Response) -> bool:
+    try:
+        return read_failure(response.raw)
+    except urllib3.exceptions.ProtocolError as error:  # as requests names them where it reads
+        raise exceptions.ChunkedEncodingError(error, request=response.request) from error
+    except urllib3.exceptions.ReadTimeoutError as error:
+        raise exceptions.ConnectionError(error, request=response.request) from error
+    except urllib3.exceptions.SSLError as error:
+        raise exceptions.SSLError(error, request=response.request) from error
+
+
+class Session(requests.Session):
+    """`requests.Session` behind a policy.
+
+    Args:
+        policy: one for all hosts, or a mapping of host to policy with "*" for the others; None for timeouts only.
+    """
+
+    __attrs__ = [*requests.Session.__attrs__, "_policies"]  # noqa: RUF012  (requests' own way of pickling)
+
+    def __init__(self, policy: Policy | Mapping[str, Policy] | None = None) -> None:
+        super().__init__()
+        self._policies = Policies(policy)
+        adapter = Adapter(policy)
+        self.mount("https://", adapter)
+        self.mount("http://", adapter)
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        """See requests. The policy's deadline is for all of it: redirects, authentication, attempts and the body."""
+        token = ambient.set(whole_call(self._policies.plan(_host(request))))
+        try:
+            return super().send(request, **options)
+        finally:
+            ambient.reset(token)
+
+
+def _host(request: requests.PreparedRequest) -> str:
+    return urlsplit(str(request.url)).hostname or ""
+
+
+def _name(request: requests.PreparedRequest) -> None:
+    """Give the logical call its name, which stays with the copies that redirects and authentication make of the request."""
+    headers, kept = request.headers, vars(request)
+    if _MINTED in kept and headers.get(REQUEST_ID) == kept[_MINTED]:
+        del headers[REQUEST_ID]
+        headers.pop(TIMEOUT, None)
+    if REQUEST_ID not in headers:
+        mint_id(headers)
+        kept[_MINTED] = headers[REQUEST_ID]
+
+
+def raise_ours(error: Exception, exchange: Exchange, request: requests.PreparedRequest) -> None:
+    """Raise the error that is ours and requests' both, where `error` is ours; return where it is not."""
+    sent = exchange.sent or exchange.attempt > 1
+    raised: Any = own_error(error, exchange, ReadDeadlineExceeded if sent else ConnectDeadlineExceeded, _REFUSALS)
+    if raised is None:
+        if not isinstance(error, urllib3.exceptions.EmptyPoolError):
+            return
+        raised = exceptions.ConnectTimeout(error)  # requests lets urllib3's own error out
+    raised.request = request
+    try:
+        raise raised from error
+    finally:
+        del raised

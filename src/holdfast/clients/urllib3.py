@@ -1,0 +1,227 @@
+"""urllib3 behind policies.
+
+    with holdfast.clients.urllib3.PoolManager(policy=billing) as http:
+        http.request("GET", "https://billing.internal/tax")
+
+`PoolManager` takes everything that urllib3's does, but `retries` only counts redirects: attempts are the policy's. Where the caller gives
+no timeout, or None, it is 5 s to connect and 10 s for each read and for a place in a pool that is full (`block=True`).
+
+Errors are urllib3's as well as ours: `except urllib3.exceptions.TimeoutError` catches DeadlineExceeded, `HTTPError` a refusal too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import urllib3
+from urllib3.connectionpool import HTTPConnectionPool as PlainPool
+from urllib3.connectionpool import HTTPSConnectionPool as TLSPool
+from urllib3.exceptions import ClosedPoolError, EmptyPoolError, FullPoolError, HTTPError, LocationValueError, UnrewindableBodyError
+from urllib3.exceptions import TimeoutError as HTTPTimeout
+from urllib3.util import Retry, parse_url
+
+from holdfast import errors
+from holdfast.clients.exchange import (
+    CONNECT_TIMEOUT,
+    READ_TIMEOUT,
+    Exchange,
+    Policies,
+    is_failure,
+    mint_id,
+    own_error,
+    running,
+    whole_call,
+)
+from holdfast.clients.urllib3_network import HTTPConnection, HTTPSConnection, lend, read_failure
+from holdfast.deadlines import ambient
+from holdfast.drivers import clock, threads
+from holdfast.policy import Policy
+
+# What says nothing about the server: a bad request, or our own pool.
+OURS = (LocationValueError, ValueError, TypeError, UnrewindableBodyError, EmptyPoolError, ClosedPoolError, FullPoolError)
+
+_ONCE = Retry(0, respect_retry_after_header=False)
+
+
+class DeadlineExceeded(errors.DeadlineExceeded, HTTPTimeout):
+    """The time ran out; also an `urllib3.exceptions.TimeoutError`."""
+
+
+class BreakerOpen(errors.BreakerOpen, HTTPError):
+    """The breaker is open; also an `urllib3.exceptions.HTTPError`: nothing was sent."""
+
+
+class BulkheadFull(errors.BulkheadFull, HTTPError):
+    """The bulkhead is full; also an `urllib3.exceptions.HTTPError`: nothing was sent."""
+
+
+class RateLimited(errors.RateLimited, HTTPError):
+    """The rate is used up; also an `urllib3.exceptions.HTTPError`: nothing was sent."""
+
+
+_REFUSALS: dict[type[errors.Rejected], type[errors.Rejected]] = {
+    errors.BreakerOpen: BreakerOpen,
+    errors.BulkheadFull: BulkheadFull,
+    errors.RateLimited: RateLimited,
+}
+
+
+class _Pool(PlainPool):
+    """Connections to one host that obey the ambient deadline; requests pass the host's policy where there are `policies`."""
+
+    policies: Policies | None = None
+
+    def _get_timeout(self, timeout: Any) -> urllib3.Timeout:
+        given = super()._get_timeout(timeout)
+        connect, read = given.connect_timeout, given.read_timeout
+        if given.total is not None or (isinstance(connect, (int, float)) and read is not None):
+            return given
+        return urllib3.Timeout(
+            connect=connect if isinstance(connect, (int, float)) else CONNECT_TIMEOUT, read=READ_TIMEOUT if read is None else read
+        )
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        if not self.block:
+            return super()._get_conn(timeout)
+        limit = ambient.get()
+        own = READ_TIMEOUT if timeout is None else timeout
+        try:
+            return super()._get_conn(own if limit is None else min(own, limit.remaining(clock.now())))
+        except EmptyPoolError as error:
+            now = clock.now()
+            if limit is None or now < limit.at:
+                raise
+            # Not raised itself: urllib3 would give a place back that it never had.
+            raise EmptyPoolError(self, "the deadline passed before a connection was free") from limit.exceeded(now).with_traceback(
+                error.__traceback__
+            )
+
+    def urlopen(  # type: ignore[override]
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        retries: Retry | bool | int | None = None,
+        redirect: bool = True,
+        assert_same_host: bool = True,
+        **options: Any,
+    ) -> urllib3.BaseHTTPResponse:
+        """See urllib3. What a PoolManager asks for goes through the policy; it follows redirects itself."""
+        send = partial(super().urlopen, method, url, body, redirect=redirect, assert_same_host=assert_same_host)
+        if self.policies is None or redirect:
+            return send(headers=headers, retries=retries, **options)
+        again, rewind = repeatable(body)
+        own = Retry.from_int(retries, redirect=redirect, default=self.retries)
+        named = urllib3.HTTPHeaderDict(self.headers if headers is None else headers)
+        mint_id(named)
+        exchange = Exchange(method, named, again, OURS)
+        options["release_conn"] = False
+        send = partial(send, headers=named, retries=False if own.total is False else _ONCE, **{**options, "preload_content": False})
+        host = parse_url(url).host if self.proxy is not None else None
+        try:
+            attempt = partial(_attempt, exchange, rewind, send, options.get("preload_content", True))
+            response = threads.run(self.policies.plan(host or self.host), attempt, (), {}, exchange)
+        except Exception as error:
+            raise_ours(error, exchange)
+            raise
+        response.retries = own
+        if exchange.call is not None:
+            lend(response, exchange.call, exchange, raise_ours)
+        return response
+
+
+def _attempt(
+    exchange: Exchange, rewind: Callable[[], object] | None, send: Callable[[], urllib3.BaseHTTPResponse], buffered: bool
+) -> urllib3.BaseHTTPResponse:
+    exchange.begin()
+    token = running.set(exchange)
+    try:
+        if rewind is not None and exchange.attempt > 1:
+            rewind()
+        response = send()
+        exchange.answered = response.status
+        if buffered:
+            response.read(cache_content=True)
+            exchange.whole = True
+        elif is_failure(response.status) and exchange.may_repeat:
+            exchange.whole = read_failure(response)
+        return response
+    finally:
+        running.reset(token)
+
+
+class HTTPConnectionPool(_Pool):
+    """See `PoolManager`."""
+
+    ConnectionCls = HTTPConnection  # pyright: ignore[reportAssignmentType]  # nor is urllib3's own
+
+
+class HTTPSConnectionPool(_Pool, TLSPool):  # pyright: ignore[reportIncompatibleMethodOverride]  # as above
+    """See `PoolManager`."""
+
+    ConnectionCls = HTTPSConnection  # pyright: ignore[reportAssignmentType]
+
+
+POOLS: dict[str, Any] = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
+
+
+class PoolManager(urllib3.PoolManager):
+    """`urllib3.PoolManager` behind a policy. A response that is preloaded is read within its attempt, so failures in its body are retried.
+
+    Args:
+        policy: one for all hosts, or a mapping of host to policy with "*" for the others; None for timeouts only.
+        options: those of `urllib3.PoolManager`.
+    """
+
+    def __init__(self, *args: Any, policy: Policy | Mapping[str, Policy] | None = None, **options: Any) -> None:
+        self._policies = Policies(policy)
+        super().__init__(*args, **options)
+        self.pool_classes_by_scheme = POOLS
+
+    def _new_pool(self, *args: Any, **options: Any) -> urllib3.HTTPConnectionPool:
+        pool = super()._new_pool(*args, **options)
+        if isinstance(pool, _Pool):
+            pool.policies = self._policies
+        return pool
+
+    def urlopen(  # type: ignore[override]
+        self, method: str, url: str, redirect: bool = True, **options: Any
+    ) -> urllib3.BaseHTTPResponse:
+        """See urllib3. The policy's deadline is for all of it: redirects, attempts and the body."""
+        headers = urllib3.HTTPHeaderDict(self.headers if options.get("headers") is None else options["headers"])
+        mint_id(headers)
+        options["headers"] = headers
+        token = ambient.set(whole_call(self._policies.plan(parse_url(url).host or "")))
+        try:
+            return super().urlopen(method, url, redirect, **options)
+        finally:
+            ambient.reset(token)
+
+
+class ProxyManager(PoolManager, urllib3.ProxyManager):
+    """`urllib3.ProxyManager` behind a policy; see `PoolManager`. Policies are found by the host that is asked, not by the proxy."""
+
+
+def repeatable(body: Any) -> tuple[bool, Callable[[], object] | None]:
+    """Whether a body can be sent again, and what is to be done before."""
+    if body is None or isinstance(body, (str, bytes, bytearray, memoryview, list, tuple)):
+        return True, None
+    try:
+        if not getattr(body, "seekable", lambda: True)():
+            return False, None
+        return True, partial(body.seek, body.tell())
+    except (AttributeError, OSError, ValueError):  # no file, or one that does not say where it is
+        return False, None
+
+
+def raise_ours(error: Exception, exchange: Exchange) -> None:
+    """Raise the error that is ours and urllib3's both, where `error` is ours; return where it is not."""
+    raised = own_error(error, exchange, DeadlineExceeded, _REFUSALS)
+    if raised is not None:
+        try:
+            raise raised from error
+        finally:
+            del raised
