@@ -204,6 +204,9 @@ class Call:
                 raise self._refused(BulkheadFull(self._plan.name), now)
         if deadline is not None and late:
             raise self._late(deadline, now)
+        circuit = self._plan.circuit
+        if circuit is not None and now < circuit.open_until:  # it opened while this call waited
+            raise self._refused(circuit.refuse(now), now)
         if places is not None and not self._place:
             self._place = places.enter()
             if not self._place:

@@ -22,7 +22,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from holdfast import events
-from holdfast.locks import Guarded
 from holdfast.outcome import FAILURE, IGNORED, Verdict
 from holdfast.policies.places import Places
 from holdfast.validation import Config, Seconds, choice, config, count, positive_seconds, share, wait_seconds
@@ -169,13 +168,14 @@ class Vegas:
         self.limit = limit + self._config.smoothing * (target - limit)
 
 
-class Adaptive(Guarded):
-    """The living limit of one policy: an algorithm that says how many places there are."""
+class Adaptive:
+    """The living limit of one policy: an algorithm that says how many places there are. Both are under the places' lock, so
+    that two moves are applied in the order in which they were made.
+    """
 
     __slots__ = ("_algorithm", "_name", "news", "places")
 
     def __init__(self, config: AdaptiveLimit, name: str, rng: Random) -> None:
-        super().__init__()
         self._name = name
         self._algorithm: Algorithm = Aimd(config) if config.algorithm == "aimd" else Vegas(config, rng)
         self.places = Places(config.initial, config.queue)
@@ -185,17 +185,18 @@ class Adaptive(Guarded):
         """Learn from a call that still holds its place."""
         if verdict is IGNORED:
             return
-        with self._lock:
+        places = self.places
+        with places._lock:
             old = int(self._algorithm.limit)
-            self._algorithm.sample(elapsed, self.places.running, verdict is FAILURE)
+            self._algorithm.sample(elapsed, places.running, verdict is FAILURE)
             new = int(self._algorithm.limit)
             if new != old and events.listeners:
                 self.news.append(events.LimitChanged(self._name, old, new))
-        if new != old:
-            self.places.resize(new)
+            served = places.resize_locked(new) if new != old else ()
+        places.wake(served)
 
     def take_news(self) -> list[events.Event]:
         """The changes of the limit that nobody was told of yet."""
-        with self._lock:
+        with self.places._lock:
             news, self.news = self.news, []
             return news

@@ -12,7 +12,8 @@ what becomes of calls, refuses them while it is open, and lets a few through to 
 4. `probes_to_close` successful probes close it, with an empty window. One failed (or slow) probe opens it again, for twice the pause
    before, up to `open_for_max`, less up to a fifth of jitter so that a fleet does not probe in step.
 5. Each change of state starts a new generation. A result of an older one is that of another time, and changes nothing.
-6. A probe that says nothing (cancelled, interrupted, ignored, cut off by its caller) frees its place and counts as nothing.
+6. A probe that hangs is counted among the `max_probes` until it comes back, whatever the state meanwhile; for `open_for_max` at most.
+7. A probe that says nothing (cancelled, interrupted, ignored, cut off by its caller) frees its place and counts as nothing.
 
     state          admits           success            failure            time
     closed         all              counts             may open           -
@@ -173,6 +174,7 @@ class Circuit(Guarded):
         "_generation",
         "_passed",
         "_pause",
+        "_probe_number",
         "_probes",
         "_rng",
         "_shut_permit",
@@ -198,7 +200,9 @@ class Circuit(Guarded):
         self._state = State.CLOSED
         self.open_until = _NEVER  # before this moment every call is refused
         self._pause = 0.0
-        self._streak = self._probes = self._passed = 0
+        self._streak = self._passed = 0
+        self._probes: dict[int, tuple[int, float]] = {}  # of each that runs, the generation and the beginning
+        self._probe_number = 0
         self._enter(State.CLOSED)
 
     # What the flow calls.
@@ -206,7 +210,7 @@ class Circuit(Guarded):
     def admit(self, now: float) -> int:
         """Ask to make a call: a permit for `settle`, or 0 when it is not to be made, and `refuse` says why.
 
-        The permit is the generation of the state that gave it.
+        The permit is the generation of the state that gave it, or the number of the probe.
         """
         # Two plain reads answer for the states that most calls meet; only half-open counts, and takes the lock.
         permit = self._shut_permit
@@ -233,12 +237,14 @@ class Circuit(Guarded):
         with self._lock:
             if permit == self._counting_permit:
                 self._judge(verdict, slow, now)
-            elif permit == self._generation and self._state is State.HALF_OPEN:
+                return
+            generation, _ = self._probes.pop(permit, (-1, 0.0))
+            if generation == self._generation:
                 self._probe_ended(verdict, slow, now)
 
     def is_probe(self, permit: int) -> bool:
         """Whether this permit is that of a probe."""
-        return self._state is State.HALF_OPEN and permit == self._generation
+        return permit < 0
 
     # The rules. Everything below runs under the lock.
 
@@ -247,10 +253,20 @@ class Circuit(Guarded):
             self._change(State.HALF_OPEN, f"{self._pause:.3g} s have passed")
         if self._state is not State.HALF_OPEN:  # it changed between the reads and the lock
             return self._shut_permit
-        if self._probes >= self.config.max_probes or not self._is_its_turn():
+        if self._running_probes(now) >= self.config.max_probes or not self._is_its_turn():
             return 0
-        self._probes += 1
-        return self._generation
+        self._probe_number -= 1  # below zero, so it is never a generation
+        self._probes[self._probe_number] = (self._generation, now)
+        return self._probe_number
+
+    def _running_probes(self, now: float) -> int:
+        # Those of an earlier half-open state that still hang burden the dependency as well. One that has not come back for the longest
+        # pause is given up on: it must not keep the breaker from probing for ever.
+        given_up = now - cast("float", self.config.open_for_max)
+        for number, (_, began) in tuple(self._probes.items()):
+            if began <= given_up:
+                del self._probes[number]
+        return len(self._probes)
 
     def _is_its_turn(self) -> bool:
         # Carrying the remainder makes a share of 5 % exactly every twentieth call; drawing at random would not, and low
@@ -297,7 +313,6 @@ class Circuit(Guarded):
         return None
 
     def _probe_ended(self, verdict: Verdict, slow: bool, now: float) -> None:
-        self._probes -= 1
         if verdict is IGNORED:
             self._credit = 1.0  # its turn goes to the next call
         elif verdict is FAILURE or slow:
@@ -325,7 +340,7 @@ class Circuit(Guarded):
         self._generation += 1
         self._state = state
         self._shut_permit = self._generation if state in (State.CLOSED, State.FORCED_CLOSED) else 0
-        self._counting_permit = self._generation if state is State.CLOSED else -1
+        self._counting_permit = self._generation if state is State.CLOSED else 0
         if state is State.FORCED_OPEN:
             self.open_until = _ALWAYS
         elif state is not State.OPEN:
@@ -333,7 +348,7 @@ class Circuit(Guarded):
         if state is State.CLOSED:
             self._window.clear()
             self._all_well = True  # no failure and nothing slow in the window: a success has nothing to weigh
-        self._streak = self._probes = self._passed = 0
+        self._streak = self._passed = 0
         self._credit = 1.0 - self.config.probe_share  # the first call of a half-open state is a probe
 
     # What people call.
@@ -350,7 +365,7 @@ class Circuit(Guarded):
 
     def refusal(self, now: float) -> BreakerOpen | None:
         """The error with which a call would surely be refused at `now`; None where it may pass. Takes no probe's place."""
-        full = self._state is State.HALF_OPEN and self._probes >= self.config.max_probes
+        full = self._state is State.HALF_OPEN and len(self._probes) >= self.config.max_probes
         return self.refuse(now) if full or now < self.open_until else None
 
     def take_news(self) -> list[events.Event]:
@@ -369,7 +384,7 @@ class Circuit(Guarded):
                 "calls": calls,
                 "failures": failures,
                 "slow": slow,
-                "probes": self._probes,
+                "probes": self._running_probes(now),
                 "passed": self._passed,
                 "retry_after": wait if 0 < wait < _ALWAYS else None,
             }
@@ -377,6 +392,7 @@ class Circuit(Guarded):
     def _after_fork(self) -> None:
         # The probes belong to threads that only the parent has; a new generation lets none of them report here.
         self.news.clear()
+        self._probes.clear()
         state, until, pause = self._state, self.open_until, self._pause
         if state is State.HALF_OPEN:
             self._enter(state)

@@ -12,7 +12,7 @@ How many places there are is somebody else's business (a constant, or an algorit
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from holdfast.locks import Guarded
 
@@ -81,7 +81,7 @@ class Places(Guarded):
             refused = not ticket.permit and len(self._waiting) > self._queue
             if refused:
                 self._waiting.pop()
-        self._wake(served)
+        self.wake(served)
         return None if refused else ticket
 
     def leave(self, ticket: Ticket) -> int:
@@ -104,24 +104,28 @@ class Places(Guarded):
         if self._waiting:
             with self._lock:
                 served = self._serve()
-            self._wake(served)
+            self.wake(served)
 
     def resize(self, limit: int) -> None:
         """Change how many may run. Running calls are never ended; a smaller limit is reached as they return."""
         with self._lock:
-            for _ in range(limit, self.limit):
-                try:
-                    self._free.pop()
-                except IndexError:
-                    self._owed += 1
-            for _ in range(self.limit, limit):
-                if self._owed:
-                    self._owed -= 1
-                else:
-                    self._free.append(self._generation)
-            self.limit = limit
-            served = self._serve()
-        self._wake(served)
+            served = self.resize_locked(limit)
+        self.wake(served)
+
+    def resize_locked(self, limit: int) -> list[Ticket]:
+        """The same for who holds the lock: those whom `wake` is to wake when it is given back."""
+        for _ in range(limit, self.limit):
+            try:
+                self._free.pop()
+            except IndexError:
+                self._owed += 1
+        for _ in range(self.limit, limit):
+            if self._owed:
+                self._owed -= 1
+            else:
+                self._free.append(self._generation)
+        self.limit = limit
+        return self._serve()
 
     def _serve(self) -> list[Ticket]:
         served = []
@@ -135,7 +139,8 @@ class Places(Guarded):
             served.append(ticket)
         return served
 
-    def _wake(self, served: list[Ticket]) -> None:
+    def wake(self, served: Iterable[Ticket]) -> None:
+        """Wake whoever was served. No lock is held here."""
         for ticket in served:
             wake = ticket.wake
             if wake is None:

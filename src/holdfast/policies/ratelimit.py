@@ -13,6 +13,7 @@ The form is the generic cell rate algorithm (ITU-T I.371): one number per limit,
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
+from math import isfinite
 from typing import cast
 
 from holdfast.errors import RateLimited
@@ -43,6 +44,8 @@ class RateLimit(Config):
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate", number("RateLimit.rate", self.rate, low=0.0, low_open=True))
         object.__setattr__(self, "per", positive_seconds("RateLimit.per", self.per))
+        if not isfinite(cast("float", self.per) / self.rate):
+            raise ValueError(f"RateLimit.rate must be > 0 and let a call through in finite time, got {self.rate!r} per {self.per!r} s")
         count("RateLimit.burst", self.burst)
         object.__setattr__(self, "wait", wait_seconds("RateLimit.wait", self.wait))
 

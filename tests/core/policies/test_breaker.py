@@ -61,13 +61,13 @@ class CircuitMachine(RuleBasedStateMachine):
         self.now = 100.0
         self.era = 0  # what a permit belongs to
         self.log = []  # (when, failed, slow)
+        self.probes = {}  # those that run, of whatever era, and when they began
         self.go("closed")
 
     def go(self, state):
         self.state = state
         self.era += 1
         self.streak = self.passed = 0
-        self.probes = set()
         self.asked = self.one_in - 1
         if state == "closed":
             self.log = []
@@ -76,6 +76,10 @@ class CircuitMachine(RuleBasedStateMachine):
         slot = math.floor(self.now / 0.25)
         alive = [(failed, slow) for when, failed, slow in self.log if math.floor(when / 0.25) > slot - 60]
         return len(alive), sum(failed for failed, _ in alive), sum(slow for _, slow in alive)
+
+    def running(self):
+        self.probes = {call: began for call, began in self.probes.items() if began > self.now - OPEN_FOR_MAX}
+        return len(self.probes)
 
     def open(self, lowest, highest):
         pause = self.circuit.open_until - self.now
@@ -99,7 +103,7 @@ class CircuitMachine(RuleBasedStateMachine):
             self.go("half-open")
         if self.state in ("closed", "forced-closed"):
             expected = True
-        elif self.state != "half-open" or len(self.probes) >= self.max_probes:
+        elif self.state != "half-open" or self.running() >= self.max_probes:
             expected = False
         elif self.checks:
             expected = True
@@ -119,7 +123,7 @@ class CircuitMachine(RuleBasedStateMachine):
         probe = self.state == "half-open"
         assert self.circuit.is_probe(permit) == probe
         if probe:
-            self.probes.add(call)
+            self.probes[call] = self.now
         return (permit, self.era, call)
 
     @rule(verdict=st.sampled_from([SUCCESS, FAILURE, IGNORED]), slow=st.booleans())
@@ -138,9 +142,9 @@ class CircuitMachine(RuleBasedStateMachine):
             return  # it ended already; a driver settles once
         slow = self.slow_rate is not None and elapsed >= 2.0
         self.circuit.settle(permit, verdict, self.now, elapsed)
+        ran = self.probes.pop(call, None) is not None
         if era != self.era or verdict is IGNORED:
-            if call in self.probes:
-                self.probes.remove(call)
+            if ran and era == self.era:
                 self.asked = self.one_in
             return
         if self.state == "closed":
@@ -149,7 +153,6 @@ class CircuitMachine(RuleBasedStateMachine):
             if self.wants_to_open():
                 self.open(OPEN_FOR, OPEN_FOR)
         elif self.state == "half-open":
-            self.probes.remove(call)
             if verdict is FAILURE or slow:
                 longest = min(2 * self.pause, OPEN_FOR_MAX)
                 self.open(max(OPEN_FOR, 0.8 * longest), max(OPEN_FOR, longest))
@@ -185,12 +188,12 @@ class CircuitMachine(RuleBasedStateMachine):
             "calls": calls,
             "failures": failures,
             "slow": slow,
-            "probes": len(self.probes),
+            "probes": self.running(),
             "passed": self.passed,
             "retry_after": pytest.approx(self.until - self.now) if self.state == "open" and not over else None,
         }
         assert self.circuit.state(self.now).value == shown["state"]
-        full = self.state == "half-open" and len(self.probes) >= self.max_probes
+        full = self.state == "half-open" and self.running() >= self.max_probes
         refused = (self.state == "open" and not over) or self.state == "forced-open" or full
         assert (self.circuit.refusal(self.now) is not None) == refused
 
@@ -920,3 +923,26 @@ def test_it_describes_itself(rules, opens, probes):
 
 def test_its_handle_shows_its_state():
     assert repr(down().breaker) == "<breaker of 'p': closed>"
+
+
+def test_probes_that_hang_since_an_earlier_half_open_state_are_counted_among_the_most_at_once():
+    circuit = Circuit(Breaker(consecutive=1, open_for=10.0, open_for_max=100.0, probe_share=1.0, max_probes=2), "p", Random(1))
+    circuit.settle(circuit.admit(0.0), FAILURE, 0.0, 0.1)
+    hung, failed = circuit.admit(10.0), circuit.admit(10.0)
+    assert hung
+    assert failed
+    circuit.settle(failed, FAILURE, 10.5, 0.5)
+    later = circuit.open_until
+    assert circuit.admit(later)  # one hangs, so one more may run
+    assert not circuit.admit(later)
+    circuit.settle(hung, SUCCESS, later, later - 10.0)  # it frees its place, and says nothing about this time
+    assert circuit.snapshot(later)["passed"] == 0
+    assert circuit.admit(later)
+
+
+def test_a_probe_that_never_comes_back_does_not_keep_the_breaker_from_probing_for_ever():
+    circuit = Circuit(Breaker(consecutive=1, open_for=10.0, open_for_max=100.0, probe_share=1.0, max_probes=1), "p", Random(1))
+    circuit.settle(circuit.admit(0.0), FAILURE, 0.0, 0.1)
+    assert circuit.admit(10.0)
+    assert not circuit.admit(109.9)
+    assert circuit.admit(110.0)

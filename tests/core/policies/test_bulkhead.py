@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, precondition, rule
 
 import holdfast
-from holdfast import Bulkhead, BulkheadFull, DeadlineExceeded, Policy, Retry, events
+from holdfast import Breaker, BreakerOpen, Bulkhead, BulkheadFull, DeadlineExceeded, Policy, Retry, events
 from holdfast.policies.places import Places
 from holdfast.testing import FakeClock, Scripted, Step
 
@@ -318,3 +318,22 @@ def test_the_defaults_are_no_queue():
 )
 def test_it_describes_itself(rules, words):
     assert rules.describe() == words
+
+
+def test_calls_that_queued_while_the_breaker_opened_are_refused_when_they_are_served():
+    """They would go, one after another, to a dependency that is known to be down."""
+    ran = 0
+
+    async def hangs():
+        nonlocal ran
+        ran += 1
+        await asyncio.sleep(1.0)
+        raise ConnectionError
+
+    async def main():
+        policy = Policy("p", breaker=Breaker(consecutive=1), bulkhead=Bulkhead(1, queue=5, wait=5.0))
+        return await asyncio.gather(*(policy.acall(hangs) for _ in range(4)), return_exceptions=True)
+
+    outcomes = FakeClock().run(main())
+    assert [type(outcome) for outcome in outcomes] == [ConnectionError, BreakerOpen, BreakerOpen, BreakerOpen]
+    assert ran == 1
