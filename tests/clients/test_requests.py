@@ -198,7 +198,7 @@ class TestTimeouts:
     @pytest.mark.parametrize("timeout", [None, (None, None)], ids=repr)
     @pytest.mark.parametrize("made", ["session", "adapter"])
     def test_there_is_one_where_the_caller_gives_none(self, monkeypatch, timeout, made):
-        monkeypatch.setattr(pools, "READ_TIMEOUT", 0.2)
+        monkeypatch.setattr(pools, "TIMEOUTS", pools.urllib3.Timeout(connect=0.2, read=0.2))
         with serving(lambda _: Answer(pause=5)) as server, guarded.Session() if made == "session" else requests.Session() as client:
             if made == "adapter":
                 client.mount("http://", guarded.Adapter())

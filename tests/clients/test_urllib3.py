@@ -114,7 +114,7 @@ def test_the_deadline_holds_while_waiting_for_a_free_connection_and_the_pool_sta
 
 @pytest.mark.realtime
 def test_there_is_a_timeout_where_the_caller_gives_none(monkeypatch):
-    monkeypatch.setattr(guarded, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(guarded, "TIMEOUTS", urllib3.Timeout(connect=0.2, read=0.2))
     for options in ({}, {"timeout": None}):
         with FaultProxy(faults=[Silence()]) as proxy, guarded.PoolManager() as client:
             with within(0.2), pytest.raises(urllib3.exceptions.HTTPError) as caught:

@@ -14,7 +14,7 @@ Errors are requests' as well as ours: `except requests.Timeout` catches Deadline
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +24,7 @@ import urllib3.exceptions
 from requests import exceptions
 
 from holdfast import errors
+from holdfast.clients import urllib3 as pools
 from holdfast.clients.exchange import REQUEST_ID, TIMEOUT, Exchange, Policies, is_failure, mint_id, own_error, running, whole_call
 from holdfast.clients.urllib3 import OURS, POOLS, repeatable
 from holdfast.clients.urllib3_network import lend, read_failure
@@ -143,16 +144,15 @@ class Adapter(requests.adapters.HTTPAdapter):
         again, rewind = repeatable(request.body)
         _name(request)
         exchange = Exchange(request.method or "", request.headers, again, _OURS)
-        translate = partial(raise_ours, request=request)
-        plan = self._policies.plan(_host(request))
+        plan = self._policies.plan(_host(request.url))
+        given = pools.TIMEOUTS if timeout is None else timeout
         try:
-            attempt = partial(self._attempt, exchange, rewind, request, stream, timeout, verify, cert, proxies)
-            response = threads.run(plan, attempt, (), {}, exchange)
+            response = threads.run(plan, self._attempt, (exchange, rewind, request, stream, given, verify, cert, proxies), {}, exchange)
         except Exception as error:
-            translate(error, exchange)
+            raise_ours(error, exchange, request)
             raise
         if exchange.call is not None:
-            lend(response.raw, exchange.call, exchange, translate)
+            lend(response.raw, exchange.call, exchange, partial(raise_ours, request=request))
         return response
 
     def _attempt(
@@ -212,15 +212,16 @@ class Session(requests.Session):
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """See requests. The policy's deadline is for all of it: redirects, authentication, attempts and the body."""
-        token = ambient.set(whole_call(self._policies.plan(_host(request))))
+        token = ambient.set(whole_call(self._policies.plan(_host(request.url))))
         try:
             return super().send(request, **options)
         finally:
             ambient.reset(token)
 
 
-def _host(request: requests.PreparedRequest) -> str:
-    return urlsplit(str(request.url)).hostname or ""
+@lru_cache(512)
+def _host(url: object) -> str:
+    return urlsplit(str(url)).hostname or ""
 
 
 def _name(request: requests.PreparedRequest) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.connectionpool import HTTPConnectionPool as PlainPool
@@ -38,6 +39,8 @@ from holdfast.clients.urllib3_network import HTTPConnection, HTTPSConnection, le
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock, threads
 from holdfast.policy import Policy
+
+TIMEOUTS = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT)
 
 # What says nothing about the server: a bad request, or our own pool.
 OURS = (LocationValueError, ValueError, TypeError, UnrewindableBodyError, EmptyPoolError, ClosedPoolError, FullPoolError)
@@ -68,19 +71,26 @@ _REFUSALS: dict[type[errors.Rejected], type[errors.Rejected]] = {
 }
 
 
-class _Pool(PlainPool):
-    """Connections to one host that obey the ambient deadline; requests pass the host's policy where there are `policies`."""
+class _Headers(urllib3.HTTPHeaderDict):
+    """Of one hop, named, and ours to write to."""
 
-    policies: Policies | None = None
+
+def with_defaults(timeout: urllib3.Timeout) -> urllib3.Timeout:
+    """The timeout, with ours where none is given."""
+    connect, read = timeout.connect_timeout, timeout.read_timeout
+    if timeout.total is not None or (isinstance(connect, (int, float)) and read is not None):
+        return timeout
+    ours = TIMEOUTS
+    return urllib3.Timeout(
+        connect=connect if isinstance(connect, (int, float)) else ours.connect_timeout, read=ours.read_timeout if read is None else read
+    )
+
+
+class _Pool(PlainPool):
+    """Connections to one host that obey the ambient deadline."""
 
     def _get_timeout(self, timeout: Any) -> urllib3.Timeout:
-        given = super()._get_timeout(timeout)
-        connect, read = given.connect_timeout, given.read_timeout
-        if given.total is not None or (isinstance(connect, (int, float)) and read is not None):
-            return given
-        return urllib3.Timeout(
-            connect=connect if isinstance(connect, (int, float)) else CONNECT_TIMEOUT, read=READ_TIMEOUT if read is None else read
-        )
+        return with_defaults(super()._get_timeout(timeout))
 
     def _get_conn(self, timeout: float | None = None) -> Any:
         if not self.block:
@@ -98,6 +108,12 @@ class _Pool(PlainPool):
                 error.__traceback__
             )
 
+
+class _Guarded(PlainPool):
+    """Requests to one host that pass its policy."""
+
+    policies = Policies(None)
+
     def urlopen(  # type: ignore[override]
         self,
         method: str,
@@ -111,12 +127,14 @@ class _Pool(PlainPool):
     ) -> urllib3.BaseHTTPResponse:
         """See urllib3. What a PoolManager asks for goes through the policy; it follows redirects itself."""
         send = partial(super().urlopen, method, url, body, redirect=redirect, assert_same_host=assert_same_host)
-        if self.policies is None or redirect:
+        if redirect:
             return send(headers=headers, retries=retries, **options)
         again, rewind = repeatable(body)
         own = Retry.from_int(retries, redirect=redirect, default=self.retries)
-        named = urllib3.HTTPHeaderDict(self.headers if headers is None else headers)
-        mint_id(named)
+        named = headers
+        if not isinstance(named, _Headers):
+            named = _Headers(self.headers if headers is None else headers)
+            mint_id(named)
         exchange = Exchange(method, named, again, OURS)
         options["release_conn"] = False
         send = partial(send, headers=named, retries=False if own.total is False else _ONCE, **{**options, "preload_content": False})
@@ -154,18 +172,27 @@ def _attempt(
 
 
 class HTTPConnectionPool(_Pool):
-    """See `PoolManager`."""
+    """Connections that obey the ambient deadline."""
 
     ConnectionCls = HTTPConnection  # pyright: ignore[reportAssignmentType]  # nor is urllib3's own
 
 
-class HTTPSConnectionPool(_Pool, TLSPool):  # pyright: ignore[reportIncompatibleMethodOverride]  # as above
-    """See `PoolManager`."""
+class HTTPSConnectionPool(_Pool, TLSPool):
+    """The same with TLS."""
 
     ConnectionCls = HTTPSConnection  # pyright: ignore[reportAssignmentType]
 
 
+class _GuardedHTTP(_Guarded, HTTPConnectionPool):  # pyright: ignore[reportIncompatibleMethodOverride]  # requests asks by name
+    pass
+
+
+class _GuardedHTTPS(_Guarded, HTTPSConnectionPool):  # pyright: ignore[reportIncompatibleMethodOverride]  # as above
+    pass
+
+
 POOLS: dict[str, Any] = {"http": HTTPConnectionPool, "https": HTTPSConnectionPool}
+_GUARDED: dict[str, Any] = {"http": _GuardedHTTP, "https": _GuardedHTTPS}
 
 
 class PoolManager(urllib3.PoolManager):
@@ -179,11 +206,11 @@ class PoolManager(urllib3.PoolManager):
     def __init__(self, *args: Any, policy: Policy | Mapping[str, Policy] | None = None, **options: Any) -> None:
         self._policies = Policies(policy)
         super().__init__(*args, **options)
-        self.pool_classes_by_scheme = POOLS
+        self.pool_classes_by_scheme = _GUARDED
 
     def _new_pool(self, *args: Any, **options: Any) -> urllib3.HTTPConnectionPool:
         pool = super()._new_pool(*args, **options)
-        if isinstance(pool, _Pool):
+        if isinstance(pool, _Guarded):
             pool.policies = self._policies
         return pool
 
@@ -191,10 +218,10 @@ class PoolManager(urllib3.PoolManager):
         self, method: str, url: str, redirect: bool = True, **options: Any
     ) -> urllib3.BaseHTTPResponse:
         """See urllib3. The policy's deadline is for all of it: redirects, attempts and the body."""
-        headers = urllib3.HTTPHeaderDict(self.headers if options.get("headers") is None else options["headers"])
+        options["headers"] = headers = _Headers(self.headers if options.get("headers") is None else options["headers"])
         mint_id(headers)
-        options["headers"] = headers
-        token = ambient.set(whole_call(self._policies.plan(parse_url(url).host or "")))
+        host = urlsplit(url).hostname or parse_url(url).host or ""  # the first is quicker, the second knows more
+        token = ambient.set(whole_call(self._policies.plan(host)))
         try:
             return super().urlopen(method, url, redirect, **options)
         finally:

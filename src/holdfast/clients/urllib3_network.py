@@ -29,47 +29,35 @@ _PIECE = 16 * 1024
 _GRAIN = 1e-3
 
 
-class _Wire(io.RawIOBase):
+class _Wire(socket.SocketIO):
     """What a response is read from; once the response was handed on, under the deadline of its call, wherever and however it is read."""
 
-    def __init__(self, raw: io.RawIOBase) -> None:
-        super().__init__()
-        self._raw = raw
-        self.limit: Deadline | None = None
-        self.ended = False
+    limit: Deadline | None = None
+    ended = False
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        limit, around = self.limit, ambient.get()
-        if limit is None or (around is not None and around.at <= limit.at):
-            return self._read(buffer)
-        token = ambient.set(limit)
-        try:
-            return self._read(buffer)
-        finally:
-            ambient.reset(token)
-
-    def _read(self, buffer: Any) -> int | None:
-        read = self._raw.readinto(buffer)
+    def readinto(self, b: Any) -> int | None:
+        limit = self.limit
+        if limit is not None:
+            around = ambient.get()
+            if around is None or limit.at < around.at:
+                token = ambient.set(limit)
+                try:
+                    return super().readinto(b)
+                finally:
+                    ambient.reset(token)
+        read = super().readinto(b)
         if read == 0:
             self.ended = True
         return read
 
-    def fileno(self) -> int:
-        return self._raw.fileno()
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
 
 class _Response(http.client.HTTPResponse):
+    wire: _Wire
+
     def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
-        self.wire = _Wire(self.fp.detach())
-        self.fp = io.BufferedReader(self.wire)
+        self.wire = self.fp.raw  # type: ignore[assignment]
+        self.wire.__class__ = _Wire  # what `makefile` makes has no hook
 
     def begin(self) -> None:
         super().begin()
