@@ -14,8 +14,8 @@ it what came of it. The three drivers (threads, asyncio and trio, virtual time) 
         if delay is None: return the result, or raise the error
         ...sleep for the delay...
 
-Order, outermost first: fallback, deadline, retry or hedge, breaker, rate limit, limit, attempt timeout, the call. Fallback and hedge
-surround whole calls, so drivers nest them around this loop.
+`plan` has what a policy is made of, and the steps; `race` what surrounds whole calls (fallback and hedge), so drivers nest them around this
+loop. Order, outermost first: fallback, deadline, retry or hedge, breaker, rate limit, limit, attempt timeout, the call.
 
 Whatever way an attempt ends, what it held is given back exactly once: by `_settle`, or by `abandon` when a driver is
 interrupted between the steps.
@@ -24,94 +24,17 @@ interrupted between the steps.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import cast
 
 from holdfast import events
 from holdfast.deadlines import AttemptTimeout, Deadline
 from holdfast.errors import BreakerOpen, BulkheadFull, DeadlineExceeded, Rejected
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Reading, Verdict, deadline_behind, matches
-from holdfast.policies.adaptive import Adaptive
-from holdfast.policies.breaker import Breaker, Circuit
-from holdfast.policies.budget import Budget
-from holdfast.policies.fallback import Fallback
-from holdfast.policies.hedge import Hedge, Patience
+from holdfast.plan import HealthCheck, Plan, Queue, Sleep, Step
+from holdfast.policies.breaker import Circuit
 from holdfast.policies.places import Places, Ticket
 from holdfast.policies.ratelimit import Pacer
 from holdfast.policies.retry import Recovery, Retry
-
-if TYPE_CHECKING:
-    from random import Random
-
-
-@dataclass(slots=True, eq=False, repr=False, match_args=False)
-class Plan:
-    """A policy, ready to run: its configuration and its living parts. Made once by `Policy`."""
-
-    name: str
-    rng: Random
-    deadline: float | None = None
-    attempt_timeout: float | None = None
-    retry: Retry | None = None
-    hedge: Hedge | None = None
-    patience: Patience | None = None
-    fallback: Fallback | None = None
-    circuit: Circuit | None = None
-    pacer: Pacer | None = None
-    places: Places | None = None
-    adaptive: Adaptive | None = None
-    wait: float = 0.0
-    budget: Budget | None = None
-    inner: Plan | None = None  # with a hedge: what each of its attempts runs through
-
-    layered: bool = field(init=False)  # a fallback or a hedge surrounds the calls
-    judges: bool = field(init=False)  # results are looked at
-    checks: bool = field(init=False)  # probes ask a health check first
-    light: bool = field(init=False)  # a call has nothing to ask before its first failure
-
-    def __post_init__(self) -> None:
-        self.layered = self.fallback is not None or self.hedge is not None
-        self.judges = (self.retry is not None and self.retry.on_result is not None) or (
-            self.circuit is not None and self.circuit.config.on_result is not None
-        )
-        self.checks = self.circuit is not None and self.circuit.config.health_check is not None
-        asks = (self.deadline, self.attempt_timeout, self.circuit, self.pacer, self.places, self.budget)
-        self.light = all(part is None for part in asks) and not self.layered and not self.judges
-
-    def but(self, **changes: Any) -> Plan:
-        """The same with other parts; its living ones are shared."""
-        return replace(self, **changes)
-
-
-class Sleep:
-    """Step: wait this many seconds (for the rate limit)."""
-
-    __slots__ = ("seconds",)
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-
-class Queue:
-    """Step: wait until the ticket is served, at most until this moment."""
-
-    __slots__ = ("ticket", "until")
-
-    def __init__(self, ticket: Ticket, until: float) -> None:
-        self.ticket = ticket
-        self.until = until
-
-
-class HealthCheck:
-    """Step: run the breaker's health check under `call.limit`, and tell `call.checked` whether it was good."""
-
-    __slots__ = ("config",)
-
-    def __init__(self, config: Breaker) -> None:
-        self.config = config
-
-
-Step: TypeAlias = Sleep | Queue | HealthCheck
 
 
 class Call:
@@ -479,74 +402,3 @@ def rescue(plan: Plan, error: Exception, now: float, outer: Deadline | None) -> 
     call.attempt = 1
     delay = call.failed(error, now)
     return None if delay is None else (call, delay)
-
-
-def falls_back(plan: Plan, error: Exception, outer: Deadline | None) -> Fallback | None:
-    """The fallback, if it answers for this failure. It does not once the caller's own deadline has passed."""
-    fallback = plan.fallback
-    if fallback is None or not fallback.wants(error):
-        return None
-    if outer is not None and isinstance(error, DeadlineExceeded) and outer.encloses(error):
-        return None
-    if events.listeners:
-        events.publish([events.FellBack(plan.name, error)])
-    return fallback
-
-
-class Race:
-    """The decisions of one hedged call: when to start a rival, and what the outcomes mean.
-
-    Args:
-        plan: the policy, with a hedge.
-        now: monotonic seconds.
-        outer: the ambient deadline of the caller.
-    """
-
-    __slots__ = ("_last", "_plan", "_started", "deadline", "running")
-
-    def __init__(self, plan: Plan, now: float, outer: Deadline | None) -> None:
-        budget = plan.deadline
-        if budget is not None and (outer is None or now + budget < outer.at):
-            self.deadline: Deadline | None = Deadline(now + budget, budget, plan.name, outer)
-        else:
-            self.deadline = outer
-        if self.deadline is not None and now >= self.deadline.at:
-            raise self.deadline.exceeded(now, started=False)
-        self._plan = plan
-        self._started = 1
-        self._last = now  # when the last attempt began, or was refused by the budget
-        self.running = 1
-        if plan.budget is not None:
-            plan.budget.ledger.deposit(now)
-
-    def patience(self, now: float) -> float | None:
-        """Seconds to wait for the running attempts before asking for a rival; None to wait for as long as they take."""
-        plan = self._plan
-        if self._started > cast("Hedge", plan.hedge).extra:
-            return None
-        delay = cast("Patience", plan.patience).delay(now)
-        if delay is None or (self.deadline is not None and self._last + delay >= self.deadline.at):
-            return None
-        return max(0.0, self._last + delay - now)
-
-    def rival(self, now: float) -> bool:
-        """Whether to start one now. The budget's answer is final: it is asked once per rival."""
-        self._started += 1
-        waited, self._last = now - self._last, now
-        if self._plan.budget is not None and not self._plan.budget.ledger.withdraw(now):
-            return False
-        self.running += 1
-        if events.listeners:
-            events.publish([events.Hedged(self._plan.name, self._started, waited)])
-        return True
-
-    def ended(self, error: BaseException | None, elapsed: float, now: float) -> bool:
-        """An attempt came to its end; True when that decides the call."""
-        self.running -= 1
-        if error is None:
-            cast("Patience", self._plan.patience).learn(elapsed, now)
-        return error is None or not isinstance(error, Exception) or self.running == 0
-
-    def lost(self, elapsed: float, now: float) -> None:
-        """An attempt was beaten. It would have taken longer still, and leaving it out would make the percentile too low."""
-        cast("Patience", self._plan.patience).learn(elapsed, now)

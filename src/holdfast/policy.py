@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import random
 
     from holdfast.drivers import aio, threads
-    from holdfast.flow import Plan
+    from holdfast.plan import Plan
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -115,7 +115,7 @@ class Policy:
             raise ValueError("Policy takes bulkhead or adaptive, not both")
         # Loaded with the first policy: who only imports holdfast does not wait for its machinery.
         from holdfast.drivers import threads
-        from holdfast.flow import Plan
+        from holdfast.plan import Plan
 
         self._run: Callable[..., Any] = threads.run
         plan = Plan(

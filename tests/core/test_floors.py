@@ -24,6 +24,8 @@ FLOORS = {
     "headers": 1,
     "policies": 2,
     "flow": 3,
+    "plan": 3,
+    "race": 3,
     "drivers": 4,
     "scope": 5,
     "policy": 5,

@@ -30,7 +30,9 @@ from holdfast import (
     outcome,
 )
 from holdfast.deadlines import AttemptTimeout, Deadline, ShieldDeadline
-from holdfast.flow import Call, Plan, Race, note
+from holdfast.flow import Call, note
+from holdfast.plan import Plan
+from holdfast.race import Race
 from holdfast.testing import FakeClock, Scripted, Step
 
 # Deadlines.

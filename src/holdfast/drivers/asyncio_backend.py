@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from holdfast.deadlines import Deadline
 from holdfast.drivers.clock import Clock
-from holdfast.flow import Race
 from holdfast.policies.places import Ticket
+from holdfast.race import Race
 
 R = TypeVar("R")
 

@@ -11,8 +11,8 @@ import trio
 from holdfast.deadlines import Deadline
 from holdfast.drivers.backends import Cutoff
 from holdfast.drivers.clock import Clock
-from holdfast.flow import Race
 from holdfast.policies.places import Ticket
+from holdfast.race import Race
 
 R = TypeVar("R")
 

@@ -21,8 +21,10 @@ from math import inf
 from typing import Any, TypeAlias, TypeVar, cast
 
 from holdfast.deadlines import Deadline
-from holdfast.flow import Call, Plan, Queue, Race, Sleep, Step, falls_back
+from holdfast.flow import Call
+from holdfast.plan import Plan, Queue, Sleep, Step
 from holdfast.policies.places import Ticket
+from holdfast.race import Race, falls_back
 
 R = TypeVar("R")
 

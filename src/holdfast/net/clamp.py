@@ -10,6 +10,7 @@ looks at its own deadline in between, and a thread that has no deadline never se
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -43,6 +44,16 @@ class _Held:
 # By socket; empty for as long as no thread is in a bounded operation.
 holds: dict[int, _Held] = {}
 _lock = threading.Lock()
+
+
+def _in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+    holds.clear()  # the operations are those of threads that only the parent has
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def bounded(sock: socket.socket, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
