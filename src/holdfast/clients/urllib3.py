@@ -99,14 +99,12 @@ class _Pool(PlainPool):
         own = READ_TIMEOUT if timeout is None else timeout
         try:
             return super()._get_conn(own if limit is None else min(own, limit.remaining(clock.now())))
-        except EmptyPoolError as error:
+        except EmptyPoolError:
             now = clock.now()
             if limit is None or now < limit.at:
                 raise
             # Not raised itself: urllib3 would give a place back that it never had.
-            raise EmptyPoolError(self, "the deadline passed before a connection was free") from limit.exceeded(now).with_traceback(
-                error.__traceback__
-            )
+            raise EmptyPoolError(self, "the deadline passed before a connection was free") from limit.exceeded(now)
 
 
 class _Guarded(PlainPool):
@@ -183,7 +181,7 @@ class HTTPSConnectionPool(_Pool, TLSPool):
     ConnectionCls = HTTPSConnection  # pyright: ignore[reportAssignmentType]
 
 
-class _GuardedHTTP(_Guarded, HTTPConnectionPool):  # pyright: ignore[reportIncompatibleMethodOverride]  # requests asks by name
+class _GuardedHTTP(_Guarded, HTTPConnectionPool):  # pyright: ignore[reportIncompatibleMethodOverride]  # as above
     pass
 
 
