@@ -639,12 +639,25 @@ def test_only_the_servers_failures_count(status, state):
     asyncio.run(main())
 
 
+def test_a_streamed_failure_counts_as_one_when_it_ends():
+    async def main():
+        policy = Policy("p", breaker=Breaker(consecutive=1))
+        async with serving(lambda r: [answer(500)[:-1], 0.02, b"o"], policy) as (server, session):
+            assert await outcome(session, server.url, "POST") == 500
+        assert policy.breaker.state == "open"
+
+    asyncio.run(main())
+
+
 def test_a_bad_url_is_aiohttps_error_and_nobodys_failure():
     async def main():
         policy = retrying(breaker=Breaker(consecutive=1))
         async with ClientSession(policy=policy) as session:
             assert isinstance(await outcome(session, "http:///x"), aiohttp.InvalidURL)
             assert isinstance(await outcome(session, "ftp://example.test/"), aiohttp.NonHttpUrlClientError)
+            error = await outcome(session, "http://2130706433/")  # only the connector sees what is wrong with it
+            assert isinstance(error, aiohttp.InvalidURL)
+            assert not hasattr(error, "__notes__")  # nobody tried again
         assert policy.breaker.state == "closed"
 
     asyncio.run(main())

@@ -13,7 +13,8 @@
    the response holds its place and permit; it gives them back when it is closed, released or forgotten, and when the deadline passes.
 4. Names are looked up by `holdfast.net.agetaddrinfo`, so that a look-up that hangs holds neither the deadline nor the process's exit. A
    `connector` that is given is left as it is: give it `resolver=Resolver()` for the same.
-5. A websocket's handshake passes the policy; the websocket then lives for as long as it likes.
+5. aiohttp's silent second try of an idempotent request whose connection broke is off: `Retry` does it, counted.
+6. A websocket's handshake passes the policy; the websocket then lives for as long as it likes.
 
 Errors are aiohttp's as well as ours: `except aiohttp.ServerTimeoutError` catches DeadlineExceeded, `except aiohttp.ClientConnectionError`
 that and a refusal.
@@ -27,6 +28,7 @@ import math
 import socket
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import aiohttp
@@ -44,15 +46,15 @@ from holdfast.clients.exchange import (
     Policies,
     is_failure,
     mint_id,
-    running,
     whole_call,
     wrote,
 )
 from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers import aio, clock
-from holdfast.flow import Call, Plan
+from holdfast.flow import Call
 from holdfast.net import agetaddrinfo
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict
+from holdfast.plan import Plan
 from holdfast.policy import Policy
 
 # aiohttp's own default.
@@ -143,10 +145,10 @@ class ClientSession(_Plain, aiohttp.ClientSession):
         self._retry_connection = False
 
     async def _request(self, method: str, str_or_url: Any, **options: Any) -> aiohttp.ClientResponse:
-        try:
-            host = self._build_url(str_or_url).host or ""
-        except (TypeError, ValueError):
-            host = ""  # aiohttp says what is wrong with it
+        host = ""
+        with suppress(TypeError, ValueError):  # aiohttp says what is wrong with it
+            str_or_url = self._build_url(str_or_url)
+            host = str_or_url.host or ""
         plan = self._policies.plan(host)
         total, options["timeout"] = self._times.of(options.get("timeout", sentinel), plan)
         given = options.get("middlewares")
@@ -231,10 +233,11 @@ class _LogicalCall:
             self._name = request.headers[REQUEST_ID]
         plan = self._policies.plan(request.url.host or "")
         exchange = _Exchange(request.method, request.headers, _can_repeat(request.body), _OURS)
+        cast("_Marked", request)._exchange = exchange
         try:
             return await aio.run(plan, _attempt, (request, handler, exchange), {}, exchange)
         except Exception as error:
-            _raise_ours(error, exchange.attempt)
+            _raise_ours(error)
             raise
 
 
@@ -242,11 +245,7 @@ async def _attempt(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandle
     if exchange.attempt:
         await request.close()  # the last attempt's writer, which may not have let go of the body yet
     exchange.begin()
-    token = running.set(exchange)
-    try:
-        response = await handler(request)
-    finally:
-        running.reset(token)
+    response = await handler(request)
     exchange.answered = response.status
     if is_failure(response.status) and exchange.may_repeat:
         try:
@@ -320,7 +319,7 @@ class _Reading:
 
     def _expire(self) -> None:
         limit, call = cast("Deadline", self._limit), self._call
-        error = _converted(limit.exceeded(max(clock.now(), limit.at), attempt=0 if call is None else call.attempt), 0)
+        error = _converted(limit.exceeded(max(clock.now(), limit.at), attempt=0 if call is None else call.attempt))
         self._end(FAILURE, error)
         self._content.set_exception(error)
         response = self._response()
@@ -355,14 +354,7 @@ class _Forgettable:
 
     @property
     def _response_eof(self) -> Any:
-        weak = weakref.ref(self)
-
-        def ended() -> None:
-            response = weak()
-            if response is not None:
-                super(_Forgettable, response)._response_eof()  # type: ignore[misc]
-
-        return ended
+        return functools.partial(_ended, weakref.ref(self))
 
     def __del__(self) -> None:
         reading, response = self._reading, cast("Any", self)
@@ -372,12 +364,19 @@ class _Forgettable:
         super().__del__()  # type: ignore[misc]
 
 
+def _ended(response: weakref.ref[Any]) -> None:
+    if (alive := response()) is not None:
+        cast("Any", super(_Forgettable, alive))._response_eof()
+
+
 class _Marked:
     """A request that tells when it begins to be written: everything before is getting a connection."""
 
-    async def send(self, conn: Any) -> Any:
-        wrote()
-        return await super().send(conn)  # type: ignore[misc]
+    _exchange: Exchange | None = None
+
+    def send(self, conn: Any) -> Any:
+        wrote(self._exchange)
+        return super().send(conn)  # type: ignore[misc]
 
 
 # The user may have brought classes of their own, so ours go over them.
@@ -404,13 +403,13 @@ def _can_repeat(body: Any) -> bool:
     return False
 
 
-def _converted(error: errors.DeadlineExceeded, attempt: int) -> DeadlineExceeded:
-    ours = DeadlineExceeded(error.policy, error.budget, error.elapsed, error.started, error.attempt or attempt, error.what)
+def _converted(error: errors.DeadlineExceeded) -> DeadlineExceeded:
+    ours = DeadlineExceeded(error.policy, error.budget, error.elapsed, error.started, error.attempt, error.what)
     ours._source = error._source
     return ours
 
 
-def _raise_ours(error: Exception, attempt: int) -> None:
+def _raise_ours(error: Exception) -> None:
     """Raise the error that is ours and aiohttp's both, where `error` is ours; return where it is not."""
     raised: Exception
     if isinstance(error, errors.Rejected):
@@ -419,7 +418,7 @@ def _raise_ours(error: Exception, attempt: int) -> None:
             return
         raised = kind(error.policy, error.retry_after)
     elif isinstance(error, errors.DeadlineExceeded) and not isinstance(error, DeadlineExceeded):
-        raised = _converted(error, attempt)
+        raised = _converted(error)
     else:
         return
     for line in getattr(error, "__notes__", ()):

@@ -11,8 +11,8 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-import uuid
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any, cast
@@ -20,9 +20,10 @@ from typing import Any, cast
 from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers import clock
 from holdfast.errors import DeadlineExceeded, Rejected
-from holdfast.flow import Call, Plan
+from holdfast.flow import Call
 from holdfast.headers import format_milliseconds, parse_retry_after
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict, deadline_behind
+from holdfast.plan import Plan
 from holdfast.policy import Policy
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -83,7 +84,7 @@ def is_failure(status: int) -> bool:
 def mint_id(headers: MutableMapping[str, Any]) -> None:
     """Give the logical call its name, unless the caller has named it."""
     if REQUEST_ID not in headers:
-        headers[REQUEST_ID] = uuid.uuid4().hex
+        headers[REQUEST_ID] = os.urandom(16).hex()  # as long as a UUID, in a quarter of the time
 
 
 class Exchange:
