@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import ssl
 import threading
@@ -64,6 +64,7 @@ class Server:
 def serving(answer: Callable[[Request], Answer] | None = None, *, tls: bool = False) -> Iterator[Server]:
     """An HTTP/1.1 server with keep-alive that answers what `answer` says, in threads; all of them have ended on leaving."""
     connections: list[object] = []
+    context = _server_context() if tls else None
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -71,8 +72,8 @@ def serving(answer: Callable[[Request], Answer] | None = None, *, tls: bool = Fa
         disable_nagle_algorithm = True
 
         def setup(self) -> None:
-            if tls:
-                self.request = _server_context().wrap_socket(self.request, server_side=True)
+            if context is not None:
+                self.request = context.wrap_socket(self.request, server_side=True)
             super().setup()
             connections.append(self.request)
             self.number = len(connections)
@@ -163,7 +164,7 @@ def certificate() -> Path:
     """A file with a certificate for 127.0.0.1 and localhost, and its key: its own authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     made = (
         x509.CertificateBuilder()
@@ -171,8 +172,8 @@ def certificate() -> Path:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(names, critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 import httpcore
 from httpcore._backends.auto import AutoBackend
+from httpcore._synchronization import AsyncShieldCancellation
 
 from holdfast import net
 from holdfast.clients.exchange import wrote
@@ -223,4 +224,9 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        return _AsyncStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        try:
+            return _AsyncStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        except BaseException:
+            with AsyncShieldCancellation():  # httpcore closes it where the handshake fails, and not where it is cancelled
+                await self._inner.aclose()
+            raise
