@@ -22,8 +22,8 @@ bench: venv ## ratios against named floors and peers, in one run
 docs: venv ## run every example of the documentation
 	$(BIN)/python -m pytest -q tests/test_docs.py
 
-replay: venv ## the incidents, without and with holdfast
-	$(BIN)/python -m holdfast replay
+replay: ## the incidents, without and with holdfast (being built)
+	@echo "holdfast: the replay is being built and does not run yet; see Status in README.md" >&2; exit 1
 
 mutation: venv ## mutate floors 1-3 and report which mutants the tests do not notice
 	$(BIN)/python tools/mutation.py
