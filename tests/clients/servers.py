@@ -89,9 +89,9 @@ def serving(answer: Callable[[Request], Answer] | None = None, *, tls: bool = Fa
 
         def answer(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
-            body = self.rfile.read(length) if length else self._chunks() if "chunked" in self.headers.get("Transfer-Encoding", "") else b""
+            got = self.rfile.read(length) if length else self._chunks() if "chunked" in self.headers.get("Transfer-Encoding", "") else b""
             headers = {name.lower(): value for name, value in self.headers.items()}
-            request = Request(self.command, self.path, headers, body, self.number)
+            request = Request(self.command, self.path, headers, got, self.number)
             server.requests.append(request)
             said = answer(request) if answer is not None else Answer()
             self.send_response(said.status)
@@ -100,7 +100,8 @@ def serving(answer: Callable[[Request], Answer] | None = None, *, tls: bool = Fa
             self.end_headers()
             self.wfile.flush()
             server.ended.wait(said.pause)
-            self.wfile.write(said.body[: len(said.body) // 2] if said.cut else said.body)
+            body = b"" if self.command == "HEAD" else said.body
+            self.wfile.write(body[: len(body) // 2] if said.cut else body)
             self.wfile.flush()
             self.close_connection = self.close_connection or said.cut
 
