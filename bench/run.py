@@ -18,6 +18,7 @@ import floors
 import importing
 import listeners
 import memory
+import network
 import refused
 import threads
 from measure import Effort, Figure
@@ -30,6 +31,7 @@ SUBJECTS = {
     "importing": importing.figures,
     "listeners": listeners.figures,
     "memory": memory.figures,
+    "network": network.figures,
 }
 PEERS = ("pyresilience", "tenacity", "pybreaker", "stamina")
 QUICK = 0.15
