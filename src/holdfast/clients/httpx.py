@@ -394,7 +394,8 @@ class AsyncClient(httpx.AsyncClient):
 
 
 def _exchange(request: httpx.Request, watched: bool) -> Exchange:
-    mint_id(request.headers)
+    if _BUFFERED not in request.extensions:  # no client of ours has named it already
+        mint_id(request.headers)
     again = isinstance(request.stream, httpx.ByteStream)
     return Exchange(request.method, request.headers, again, _OURS, unsent=_UNSENT, watched=watched)
 

@@ -14,6 +14,8 @@ from httpcore._synchronization import AsyncShieldCancellation
 
 from holdfast import net
 from holdfast.clients.exchange import wrote
+from holdfast.net.clamp import alone
+from holdfast.net.sockets import receive_plain, receive_tls, sendall_plain
 
 T = TypeVar("T")
 
@@ -65,18 +67,23 @@ class Backend(httpcore.NetworkBackend):
 class _Stream(httpcore.NetworkStream):
     def __init__(self, sock: net.Socket | net.TLSSocket) -> None:
         self._sock = sock
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._receive: Any = receive_tls if type(sock) is net.TLSSocket else receive_plain if not self._is_tls else type(sock).recv
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with _mapped(httpcore.ReadTimeout, httpcore.ReadError):
-            self._sock.settimeout(timeout)
-            return self._sock.recv(max_bytes)
+        with _READING:
+            data: bytes = alone(self._sock, timeout, self._receive, max_bytes)
+            return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if buffer:
             wrote()
-            with _mapped(httpcore.WriteTimeout, httpcore.WriteError):
-                self._sock.settimeout(timeout)
-                self._sock.sendall(buffer)
+            with _WRITING:
+                if self._is_tls:
+                    self._sock.settimeout(timeout)
+                    self._sock.sendall(buffer)
+                else:
+                    alone(self._sock, timeout, sendall_plain, buffer)
 
     def close(self) -> None:
         self._sock.close()
@@ -129,6 +136,10 @@ class _mapped:  # noqa: N801  (read as a word: `with _mapped(...)`)
             raise self._timeout(str(error)) from error
         if isinstance(error, OSError):
             raise self._failure(str(error)) from error
+
+
+_READING = _mapped(httpcore.ReadTimeout, httpcore.ReadError)
+_WRITING = _mapped(httpcore.WriteTimeout, httpcore.WriteError)
 
 
 class AsyncBackend(httpcore.AsyncNetworkBackend):

@@ -15,7 +15,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers import clock
@@ -114,6 +114,34 @@ def _unbounded(sock: socket.socket, operation: Callable[P, R], /, *args: P.args,
 def disturbed(sock: socket.socket, error: TimeoutError) -> bool:
     """Whether an operation without a deadline met a timeout that its socket does not have: another thread's, that came in between."""
     return error.errno is None and own_timeout(sock) is None
+
+
+def alone(sock: socket.socket, timeout: float | None, operation: Callable[..., R], *args: Any) -> R:
+    """One operation on a socket whose timeout is nobody else's business: within `timeout` and the ambient deadline.
+
+    It leaves the socket with whatever timeout it took: setting one is a system call, and this sets one where `bounded` sets two.
+
+    Raises:
+        DeadlineExceeded: the deadline passed.
+        TimeoutError: `timeout` seconds passed.
+    """
+    limit = ambient.get()
+    if limit is None:
+        if sock.gettimeout() != timeout:
+            sock.settimeout(timeout)
+        return operation(sock, *args)
+    now = clock.now()
+    left = limit.at - now
+    if left <= 0:
+        raise limit.exceeded(now)
+    ours = timeout is None or left < timeout
+    sock.settimeout(left if ours else timeout)
+    try:
+        return operation(sock, *args)
+    except TimeoutError as error:
+        if ours and error.errno is None:
+            raise limit.exceeded(max(clock.now(), limit.at)) from error
+        raise
 
 
 def own_timeout(sock: socket.socket) -> float | None:

@@ -31,6 +31,10 @@ PLAIN = (
     "sendmsg",
     "sendto",
 )
+# The system's, for operations that are bound by other means.
+receive_plain, sendall_plain = socket.socket.recv, socket.socket.sendall
+receive_tls = ssl.SSLSocket.read
+
 TLS = ("do_handshake", "read", "send", "unwrap", "write")
 
 
@@ -60,9 +64,9 @@ def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
     own = clamp.own_timeout(self)
     end = math.inf if own is None else clock.now() + own
     with memoryview(data) as view, view.cast("B") as rest:
-        sent = 0
+        sent = self.send(rest, flags)
         while sent < len(rest):
-            if sent and clock.now() >= end:
+            if clock.now() >= end:
                 raise TimeoutError("timed out")  # the system's sendall, too, has its timeout for the whole
             sent += self.send(rest[sent:], flags)
 

@@ -9,6 +9,9 @@ import socket
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
 
+# For one socket: epoll takes a file descriptor of its own, and three system calls more.
+_Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
+
 
 def wait_readable(sock: socket.socket, timeout: float | None = None) -> None:
     """Block until there is something to read, or the peer has closed.
@@ -29,7 +32,7 @@ def is_readable(sock: socket.socket) -> bool:
     """Whether a read would return at once: data, or the end of the connection. A closed socket is readable."""
     if sock.fileno() < 0:
         return True
-    with selectors.DefaultSelector() as selector:
+    with _Selector() as selector:
         selector.register(sock, selectors.EVENT_READ)
         return bool(selector.select(0))
 
@@ -40,7 +43,7 @@ def _wait(sock: socket.socket, event: int, timeout: float | None) -> None:
     if limit is not None and now >= limit.at:
         raise limit.exceeded(now)
     end = min(math.inf if timeout is None else now + timeout, math.inf if limit is None else limit.at)
-    with selectors.DefaultSelector() as selector:
+    with _Selector() as selector:
         selector.register(sock, event)
         if selector.select(None if end == math.inf else end - now):
             return
