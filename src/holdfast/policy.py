@@ -6,11 +6,11 @@ import functools
 import inspect
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypedDict, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, cast
 
 from holdfast import events
+from holdfast.blocks import Attempts, Guard
 from holdfast.drivers import clock
 from holdfast.policies.adaptive import Adaptive, AdaptiveLimit
 from holdfast.policies.breaker import Breaker, BreakerSnapshot, Circuit, State
@@ -26,7 +26,6 @@ from holdfast.validation import Seconds, positive_seconds
 if TYPE_CHECKING:
     import random
 
-    from holdfast.drivers import aio, threads
     from holdfast.plan import Plan
 
 P = ParamSpec("P")
@@ -50,15 +49,6 @@ class PolicySnapshot(TypedDict):
     limit: LimitSnapshot | None
     rate_limit_wait: float | None  # seconds until a call would be on time; 0.0 for now
     hedge_after: float | None  # seconds after which a late attempt gets a rival; None also while too little is known
-
-
-class Attempt(Protocol):
-    """One attempt of `Policy.attempts()`, to be made in its block."""
-
-    @property
-    def number(self) -> int:
-        """Which attempt this is, from 1."""
-        ...
 
 
 class Policy:
@@ -115,37 +105,12 @@ class Policy:
             raise ValueError("Policy takes bulkhead or adaptive, not both")
         # Loaded with the first policy: who only imports holdfast does not wait for its machinery.
         from holdfast.drivers import threads
-        from holdfast.plan import Plan
 
         self._run: Callable[..., Any] = threads.run
-        plan = Plan(
-            name,
-            _seeded(),
-            deadline=None if deadline is None else positive_seconds("Policy.deadline", deadline),
-            attempt_timeout=None if attempt_timeout is None else positive_seconds("Policy.attempt_timeout", attempt_timeout),
-            retry=retry,
-            fallback=fallback,
-        )
-        plan.circuit = Circuit(breaker, name, plan.rng) if breaker is not None else None
-        plan.pacer = Pacer(rate_limit, name) if rate_limit is not None else None
-        limit = bulkhead if bulkhead is not None else adaptive
-        if bulkhead is not None:
-            plan.places = Places(bulkhead.limit, bulkhead.queue)
-        elif adaptive is not None:
-            plan.adaptive = Adaptive(adaptive, name, plan.rng)
-            plan.places = plan.adaptive.places
-        plan.wait = cast("float", limit.wait) if limit is not None else 0.0
-        plan.budget = retry.budget if retry is not None else None
-        self._single = plan.but(retry=None, budget=None, fallback=None)
-        if hedge is not None:
-            inner = self._single.but(deadline=None)
-            plan = Plan(name, plan.rng, deadline=plan.deadline, hedge=hedge, inner=inner, fallback=fallback)
-            plan.patience, plan.budget = Patience(hedge), hedge.budget
-            plan.circuit, plan.places = inner.circuit, inner.places
-        else:
-            plan = plan.but()  # so that it is classified with all its parts
-        self._plan = plan
-        self._parts: tuple[tuple[str, str], ...] = _explain(plan, limit, rate_limit)
+        single = _build(name, deadline, attempt_timeout, breaker, rate_limit, bulkhead, adaptive)
+        self._single = single
+        self._plan = _surround(single, retry, hedge, fallback)
+        self._parts: tuple[tuple[str, str], ...] = _explain(self._plan, bulkhead or adaptive, rate_limit)
 
     @property
     def name(self) -> str:
@@ -232,62 +197,6 @@ class Policy:
         return f"<Policy {self.name!r}: {', '.join(part for part, _ in self._parts) or 'calls through'}>"
 
 
-class Attempts:
-    """What `Policy.attempts` returns: iterate over it once."""
-
-    __slots__ = ("_plan",)
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    def __iter__(self) -> Iterator[threads.Block]:
-        from holdfast.drivers import threads
-
-        return threads.attempts(self._plan)
-
-    def __aiter__(self) -> AsyncIterator[aio.Block]:
-        from holdfast.drivers import aio
-
-        return aio.Attempts(self._plan)
-
-
-class Guard:
-    """What `Policy.guard` returns: a context manager of both kinds, for one block."""
-
-    __slots__ = ("_async", "_plan", "_sync")
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._sync: threads.Block | None = None
-        self._async: aio.Block | None = None
-
-    def __enter__(self) -> Attempt:
-        from holdfast.drivers import threads
-
-        self._refuse_again()
-        self._sync = threads.Block(self._plan)
-        return self._sync.__enter__()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._sync is not None:
-            self._sync.__exit__(kind, error, trace)
-
-    async def __aenter__(self) -> Attempt:
-        from holdfast.drivers import aio
-
-        self._refuse_again()
-        self._async = aio.Block(self._plan)
-        return await self._async.__aenter__()
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._async is not None:
-            await self._async.__aexit__(kind, error, trace)
-
-    def _refuse_again(self) -> None:
-        if self._sync is not None or self._async is not None:
-            raise RuntimeError(f"{self._plan.name}: a guard is for one block; call policy.guard() for each")
-
-
 class BreakerHandle:
     """A policy's breaker for people: its state, and the switches to force it."""
 
@@ -370,6 +279,51 @@ def _kind_of(fn: object) -> str:
             name = getattr(inner, "__qualname__", repr(inner))
             raise TypeError(f"{name} is a generator: calling it runs nothing yet, so there is nothing to guard; guard what its body calls")
     return "async" if any(inspect.iscoroutinefunction(candidate) for candidate in candidates) else "sync"
+
+
+def _build(
+    name: str,
+    deadline: Seconds | None,
+    attempt_timeout: Seconds | None,
+    breaker: Breaker | None,
+    rate_limit: RateLimit | None,
+    bulkhead: Bulkhead | None,
+    adaptive: AdaptiveLimit | None,
+) -> Plan:
+    """What guards one attempt, with its living parts."""
+    from holdfast.plan import Plan
+
+    rng = _seeded()
+    living = Adaptive(adaptive, name, rng) if adaptive is not None else None
+    places = living.places if living is not None else Places(bulkhead.limit, bulkhead.queue) if bulkhead is not None else None
+    limit = bulkhead or adaptive
+    return Plan(
+        name,
+        rng,
+        deadline=None if deadline is None else positive_seconds("Policy.deadline", deadline),
+        attempt_timeout=None if attempt_timeout is None else positive_seconds("Policy.attempt_timeout", attempt_timeout),
+        circuit=Circuit(breaker, name, rng) if breaker is not None else None,
+        pacer=Pacer(rate_limit, name) if rate_limit is not None else None,
+        places=places,
+        adaptive=living,
+        wait=cast("float", limit.wait) if limit is not None else 0.0,
+    )
+
+
+def _surround(single: Plan, retry: Retry | None, hedge: Hedge | None, fallback: Fallback | None) -> Plan:
+    """The same with what goes around attempts and calls. The attempts of a hedged call are under its deadline already."""
+    if hedge is None:
+        return single.but(retry=retry, budget=retry.budget if retry is not None else None, fallback=fallback)
+    return single.but(
+        attempt_timeout=None,
+        pacer=None,
+        adaptive=None,
+        hedge=hedge,
+        patience=Patience(hedge),
+        budget=hedge.budget,
+        inner=single.but(deadline=None),
+        fallback=fallback,
+    )
 
 
 def _explain(plan: Plan, limit: Bulkhead | AdaptiveLimit | None, rate_limit: RateLimit | None) -> tuple[tuple[str, str], ...]:

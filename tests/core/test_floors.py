@@ -29,6 +29,7 @@ FLOORS = {
     "drivers": 4,
     "scope": 5,
     "policy": 5,
+    "blocks": 5,
     "fleet": 5,
     "net": 5,
     "": 6,  # holdfast itself: the public names
