@@ -188,6 +188,8 @@ class Exchange:
 
     def unfinished(self, call: Call) -> None:
         """See `Reading.unfinished`."""
+        if self.call is not None:  # a rival's response came as well: only one is handed on, and no place may be lost with the other
+            self.call.close(IGNORED, clock.now())
         self.call = call
 
     def delay(self, failure: Any) -> float | None:
