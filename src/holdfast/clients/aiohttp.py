@@ -325,7 +325,10 @@ class _Reading:
         response = self._response()
         if response is not None:
             response.close()
+        transport = self._connection.transport
         self._connection.close()
+        if transport is not None:
+            transport.abort()  # TLS would wait for the peer's last word, 30 s from one that is silent
 
     def forgotten(self) -> None:
         """Nobody has the response any more: that says nothing about the server, but its place is needed.
