@@ -11,6 +11,7 @@ no record is built.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -49,6 +50,9 @@ Listener: TypeAlias = "Callable[[Event], object]"
 # Who listens; empty, and then no record is built. One list for ever, so that the drivers may hold it.
 listeners: list[Listener] = []
 
+# Who does without a look at `listeners` on every call, and is told instead when that changes.
+_switches: dict[int, weakref.ref[Callable[[bool], None]]] = {}
+
 
 def subscribe(listener: Listener) -> Callable[[], None]:
     """Hand every event of this process to `listener` from now on.
@@ -63,14 +67,31 @@ def subscribe(listener: Listener) -> Callable[[], None]:
         raise TypeError(f"a listener must be callable with one event, got {listener!r}")
     entry = _Entry(listener)
     listeners.append(entry)  # one step, which needs no lock, and none could be held by a thread that a fork leaves behind
+    _turn()
 
     def unsubscribe() -> None:
         try:  # noqa: SIM105  (contextlib is not loaded here)
             listeners.remove(entry)
         except ValueError:
             pass  # it was ended before
+        _turn()
 
     return unsubscribe
+
+
+def switch(turn: Callable[[bool], None]) -> None:
+    """Tell `turn` from now on whether anybody listens. It is not kept alive by that."""
+    key = id(turn)
+    _switches[key] = weakref.ref(turn, lambda _: _switches.pop(key, None))
+    if listeners:
+        turn(True)
+
+
+def _turn() -> None:
+    for reference in list(_switches.values()):
+        turn = reference()
+        if turn is not None:
+            turn(bool(listeners))
 
 
 class _Entry:

@@ -329,6 +329,12 @@ class Call:
 
     # Telling.
 
+    def told(self, error: BaseException | None, began: float, now: float) -> None:
+        """Tell of an attempt that was made elsewhere."""
+        self._attempt_began = began
+        self._settle(SUCCESS if error is None else self._verdict(error, now), now, error)
+        self.tell()
+
     def tell(self) -> None:
         """Hand the collected events to the listeners. No lock is held here."""
         if self.news:
@@ -392,6 +398,13 @@ def refuse(circuit: Circuit, now: float) -> Rejected:
     if events.listeners:
         events.publish([events.Refused(circuit.name, BreakerOpen.__name__)])
     return BreakerOpen(circuit.name, circuit.open_until - now)
+
+
+def light_attempt_ended(plan: Plan, error: BaseException | None, began: float, now: float, outer: Deadline | None) -> None:
+    """Tell the listeners of a light call's first attempt, for which there was no call."""
+    call = Call(plan, began, outer)
+    call.attempt = 1
+    call.told(error, began, now)
 
 
 def rescue(plan: Plan, error: Exception, now: float, outer: Deadline | None) -> tuple[Call, float] | None:

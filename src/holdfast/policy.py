@@ -7,14 +7,13 @@ import inspect
 import os
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from holdfast import events
 from holdfast.blocks import Attempts, Guard
 from holdfast.drivers import clock
 from holdfast.policies.adaptive import Adaptive, AdaptiveLimit
-from holdfast.policies.breaker import Breaker, BreakerSnapshot, Circuit, State
-from holdfast.policies.budget import BudgetSnapshot
+from holdfast.policies.breaker import Breaker, Circuit, State
 from holdfast.policies.bulkhead import Bulkhead
 from holdfast.policies.fallback import Fallback
 from holdfast.policies.hedge import Hedge, Patience
@@ -27,28 +26,10 @@ if TYPE_CHECKING:
     import random
 
     from holdfast.plan import Plan
+    from holdfast.snapshots import BreakerSnapshot, PolicySnapshot
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class LimitSnapshot(TypedDict):
-    """What a bulkhead or an adaptive limit knows."""
-
-    limit: int
-    running: int
-    waiting: int
-
-
-class PolicySnapshot(TypedDict):
-    """A policy in plain data. A part that the policy does not have is None."""
-
-    name: str
-    breaker: BreakerSnapshot | None
-    budget: BudgetSnapshot | None
-    limit: LimitSnapshot | None
-    rate_limit_wait: float | None  # seconds until a call would be on time; 0.0 for now
-    hedge_after: float | None  # seconds after which a late attempt gets a rival; None also while too little is known
 
 
 class Policy:

@@ -68,7 +68,7 @@ def config_with_first(cls: type[C]) -> type[C]:
 Seconds: TypeAlias = "float | timedelta | str"
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_TEXT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(us|ms|s|m|h)")
+_TEXT = r"([0-9]+(?:\.[0-9]+)?) ?(us|ms|s|m|h)"  # compiled when the first text is read, not at import
 
 
 def to_seconds(field: str, value: object) -> float:
@@ -82,7 +82,7 @@ def to_seconds(field: str, value: object) -> float:
         ValueError: it is none of these.
     """
     if isinstance(value, str):
-        match = _TEXT.fullmatch(value)
+        match = re.fullmatch(_TEXT, value)
         if match:
             return float(match[1]) * _UNITS[match[2]]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -16,6 +16,7 @@ FLOORS = {
     "outcome": 0,
     "events": 0,
     "records": 0,
+    "snapshots": 0,
     "validation": 0,
     "locks": 0,
     "backoff": 1,

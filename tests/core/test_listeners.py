@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import sys
 import threading
 from typing import Any
@@ -163,3 +164,35 @@ def test_a_listener_may_end_itself_and_others_and_is_subscribed_as_often_as_it_w
     assert not events.listeners
     with pytest.raises(TypeError):
         events.subscribe(1)  # type: ignore[arg-type]
+
+
+def test_a_policy_with_only_a_retry_tells_of_its_calls_while_somebody_listens_and_not_before_or_after() -> None:
+    """It does not look on each call, and is switched instead."""
+    policy = Policy("quick", retry=Retry(attempts=2, backoff=Backoff(base=0.0)))
+    made_before = policy(lambda answer: answer)
+    assert made_before(1) == 1
+    seen: list[events.Event] = []
+    stop = events.subscribe(seen.append)
+    made_while = policy(lambda answer: answer)
+    assert (made_before(2), made_while(3)) == (2, 3)
+    assert [type(event).__name__ for event in seen] == ["AttemptEnded", "AttemptEnded"]
+    stop()
+    assert (made_before(4), made_while(5)) == (4, 5)
+    assert len(seen) == 2
+
+
+def test_a_guarded_function_that_nobody_holds_any_more_is_not_kept_for_its_listeners() -> None:
+    gc.collect()
+    before = len(events._switches)
+
+    def use() -> None:
+        @Policy("quick", retry=Retry())
+        def recursive(depth: int) -> int:  # it holds itself
+            return recursive(depth - 1) if depth else 0
+
+        assert recursive(3) == 0
+        assert len(events._switches) == before + 1
+
+    use()
+    gc.collect()
+    assert len(events._switches) == before

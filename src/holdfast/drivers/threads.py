@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers.clock import Clock, current, now
-from holdfast.events import listeners
-from holdfast.flow import Call, refuse, rescue
+from holdfast.events import switch
+from holdfast.flow import Call, light_attempt_ended, refuse, rescue
 from holdfast.outcome import Reading
 from holdfast.plan import Plan, Queue, Sleep, Step
 from holdfast.race import Race, falls_back
@@ -45,13 +45,13 @@ def wrap(plan: Plan, fn: Callable[P, R]) -> Callable[P, R]:
 
 
 def _wrap_light(plan: Plan, fn: Callable[P, R]) -> Callable[P, R]:
-    # Nothing is to be asked before the first failure, so nothing is built before it.
+    # Nothing is to be asked before the first failure, so nothing is built before it; not even whether anybody listens is asked.
+    target = fn
+
     @functools.wraps(fn)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        if listeners:
-            return _run(plan, fn, args, kwargs)
         try:
-            result = fn(*args, **kwargs)
+            result = target(*args, **kwargs)
             # type(result) would be more usual, and is what costs the most here.
             if result.__class__ is not CoroutineType:
                 return result
@@ -63,6 +63,22 @@ def _wrap_light(plan: Plan, fn: Callable[P, R]) -> Callable[P, R]:
             raise _refuse_coroutine(fn, result)
         return _run(plan, fn, args, kwargs, rescued)
 
+    def watched(*args: P.args, **kwargs: P.kwargs) -> R:
+        began = now()
+        try:
+            result = fn(*args, **kwargs)
+        except BaseException as error:
+            light_attempt_ended(plan, error, began, now(), ambient.get())
+            raise
+        light_attempt_ended(plan, None, began, now(), ambient.get())
+        return result
+
+    def turn(listened: bool) -> None:
+        nonlocal target
+        target = watched if listened else fn
+
+    vars(guarded)["_turn"] = turn  # it lives as long as the function
+    switch(turn)
     return guarded
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, cast
 
 from holdfast import events
 from holdfast.errors import BreakerOpen
@@ -38,6 +38,8 @@ from holdfast.window import Window
 
 if TYPE_CHECKING:
     from random import Random
+
+    from holdfast.snapshots import BreakerSnapshot
 
 _CALLS, _FAILURES, _SLOW = 0, 1, 2
 _NEVER, _ALWAYS = float("-inf"), float("inf")
@@ -54,18 +56,6 @@ class State(enum.Enum):
     HALF_OPEN = "half-open"
     FORCED_OPEN = "forced-open"
     FORCED_CLOSED = "forced-closed"
-
-
-class BreakerSnapshot(TypedDict):
-    """What a breaker knows: its state, the counts over its window, and its probes."""
-
-    state: str
-    calls: int
-    failures: int
-    slow: int
-    probes: int
-    passed: int
-    retry_after: float | None
 
 
 @config

@@ -15,24 +15,19 @@ The property is that of Finagle's RetryBudget: over any number of calls the retr
 from __future__ import annotations
 
 from dataclasses import field
-from typing import TypedDict
+from typing import TYPE_CHECKING
 
 from holdfast.locks import Guarded
 from holdfast.validation import Config, Seconds, config, number, positive_seconds, share
 from holdfast.window import Window
 
+if TYPE_CHECKING:
+    from holdfast.snapshots import BudgetSnapshot
+
 _CALLS, _RETRIES = 0, 1
 
 # 0.29 * 100 is 28.999999999999996, and that must allow 29 retries.
 _ROUNDING = 1e-9
-
-
-class BudgetSnapshot(TypedDict):
-    """What a budget knows: counts over its window, and how many retries it would grant now."""
-
-    calls: int
-    retries: int
-    left: int
 
 
 class Ledger(Guarded):
