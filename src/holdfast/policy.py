@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from holdfast import events
-from holdfast.blocks import Attempts, Guard
 from holdfast.drivers import clock
 from holdfast.policies.adaptive import Adaptive, AdaptiveLimit
 from holdfast.policies.breaker import Breaker, Circuit, State
@@ -25,6 +24,7 @@ from holdfast.validation import Seconds, positive_seconds
 if TYPE_CHECKING:
     import random
 
+    from holdfast.blocks import Attempts, Guard
     from holdfast.plan import Plan
     from holdfast.snapshots import BreakerSnapshot, PolicySnapshot
 
@@ -149,10 +149,14 @@ class Policy:
 
         A block has no result, so what looks at results (`on_result`) or makes one (`fallback`, `hedge`) has no part in it.
         """
+        from holdfast.blocks import Attempts
+
         return Attempts(self._plan if self._plan.hedge is None else self._single)
 
     def guard(self) -> Guard:
         """One attempt as a block, `with` or `async with`: breaker, limits and deadline, no retry and no fallback."""
+        from holdfast.blocks import Guard
+
         return Guard(self._single)
 
     def explain(self) -> str:
