@@ -32,11 +32,13 @@ FLOORS = {
     "policy": 5,
     "blocks": 5,
     "fleet": 5,
+    "mutex": 5,
     "net": 5,
     "": 6,  # holdfast itself: the public names
     "clients": 7,
     "servers": 7,
     "observe": 7,
+    "export": 7,
     "testing": 7,
     "sim": 7,
     "replay": 8,
