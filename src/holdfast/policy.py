@@ -280,7 +280,7 @@ def _build(
 
     rng = _seeded()
     living = Adaptive(adaptive, name, rng) if adaptive is not None else None
-    places = living.places if living is not None else Places(bulkhead.limit, bulkhead.queue) if bulkhead is not None else None
+    places = living.places if living is not None else _places(name, bulkhead) if bulkhead is not None else None
     limit = bulkhead or adaptive
     return Plan(
         name,
@@ -293,6 +293,14 @@ def _build(
         adaptive=living,
         wait=cast("float", limit.wait) if limit is not None else 0.0,
     )
+
+
+def _places(name: str, bulkhead: Bulkhead) -> Places:
+    if bulkhead.across == "host":
+        from holdfast.drivers.host import HostPlaces
+
+        return HostPlaces(name, bulkhead)
+    return Places(bulkhead.limit, bulkhead.queue)
 
 
 def _surround(single: Plan, retry: Retry | None, hedge: Hedge | None, fallback: Fallback | None) -> Plan:

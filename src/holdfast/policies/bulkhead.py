@@ -7,13 +7,15 @@ not need the dependency fail too. A bulkhead gives each dependency a number of p
 2. At most `queue` more wait for a place, each at most `wait` seconds and never past its deadline.
 3. Everybody else is refused at once with `BulkheadFull`.
 4. The queue is served in order.
+5. The places are the process's, or with `across="host"` the machine's: then all processes of this user share them, and nobody waits.
 """
 
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
+from typing import Literal
 
-from holdfast.validation import Config, Seconds, config_with_first, count, wait_seconds
+from holdfast.validation import Config, Seconds, choice, config_with_first, count, wait_seconds
 
 
 @config_with_first
@@ -24,23 +26,30 @@ class Bulkhead(Config):
         limit: places, >= 1.
         queue: how many calls may wait for one, >= 0.
         wait: how long each waits at most, >= 0 seconds.
+        across: "process" counts the calls of this process; "host" those of all processes of this machine (of one user, by policies of the
+            same name), for servers whose workers are processes. A killed process gives its places back.
 
     Raises:
-        ValueError: a field is out of its range.
+        ValueError: a field is out of its range, or calls shall wait for a place across the host.
     """
 
     limit: int
     _: KW_ONLY
     queue: int = 0
     wait: Seconds = 0.0
+    across: Literal["process", "host"] = "process"
 
     def __post_init__(self) -> None:
         count("Bulkhead.limit", self.limit)
         count("Bulkhead.queue", self.queue, low=0)
         object.__setattr__(self, "wait", wait_seconds("Bulkhead.wait", self.wait))
+        choice("Bulkhead.across", self.across, ("process", "host"))
+        if self.across == "host" and self.queue:
+            raise ValueError(f"Bulkhead.queue must be 0 with across='host': processes do not wait for each other, got {self.queue}")
 
     def describe(self) -> str:
         """The rules in words, for `Policy.explain`."""
+        where = " on this machine" if self.across == "host" else ""
         if not self.queue or not self.wait:
-            return f"at most {self.limit} at once, nobody waits for a place"
+            return f"at most {self.limit} at once{where}, nobody waits for a place"
         return f"at most {self.limit} at once, {self.queue} more wait up to {self.wait:g} s"

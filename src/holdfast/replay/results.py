@@ -41,8 +41,8 @@ class Series:
     Args:
         name: what the legend says: "S2S", "provider p99".
         run: the run it was measured in: "unprotected", "protected"; empty for a reference that belongs to neither.
-        points: (x, y) pairs; for a line x is seconds since the run's start, and a y of None is a gap; for bars x is the category's name; for a band
-            (second from which, the state's name).
+        points: (x, y) pairs; for a line x is seconds since the run's start, and a y of None is a gap; for bars x is the category's name;
+            for a band (second from which, the state's name).
     """
 
     name: str
