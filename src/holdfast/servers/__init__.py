@@ -1,0 +1,37 @@
+"""The server's half: what stands in front of a handler, each part usable alone.
+
+Names are loaded when they are first asked for: whoever uses one part does not pay for the others.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from holdfast.servers.idempotency.memory import MemoryStore
+    from holdfast.servers.idempotency.part import Idempotency
+    from holdfast.servers.idempotency.redis import RedisStore
+    from holdfast.servers.idempotency.sql import SQLStore
+    from holdfast.servers.readiness import Readiness
+    from holdfast.servers.single_flight import once
+
+# Where each name is.
+_PLACES = {
+    "Idempotency": "idempotency.part",
+    "MemoryStore": "idempotency.memory",
+    "Readiness": "readiness",
+    "RedisStore": "idempotency.redis",
+    "SQLStore": "idempotency.sql",
+    "once": "single_flight",
+}
+
+__all__ = ["Idempotency", "MemoryStore", "Readiness", "RedisStore", "SQLStore", "once"]
+
+
+def __getattr__(name: str) -> object:
+    """The public names, loaded when the first is asked for."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'holdfast.servers' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"holdfast.servers.{_PLACES[name]}"), name)
+    return found
