@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, Self
+
+from holdfast.replay.reading import read
 
 Figure = float | int | str | None
 
@@ -97,7 +99,7 @@ class Incident:
         skipped: what could not run.
     """
 
-    number: int
+    number: int = field(metadata={"key": "id"})
     title: str
     story: str
     runs: Mapping[str, Mapping[str, Figure]]
@@ -151,7 +153,18 @@ class Replay:
                     "claims": [asdict(claim) for claim in one.claims],
                     "skipped": [asdict(part) for part in one.skipped],
                     "charts": [asdict(chart) for chart in one.charts],
+                    "story": one.story,
+                    "difference": one.difference,
                 }
                 for one in self.incidents
             ],
         }
+
+    @classmethod
+    def from_plain(cls, plain: object) -> Self:
+        """Read what `plain` made, after its way through JSON.
+
+        Raises:
+            ValueError: it is something else; the message names the field, like `incidents[0].claims[2].held`.
+        """
+        return read(cls, plain, "")
