@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from random import Random
 
 
-@dataclass(slots=True, eq=False, repr=False, match_args=False)
+@dataclass(slots=True, eq=False, repr=False, match_args=False, weakref_slot=True)
 class Plan:
     """A policy, ready to run: its configuration and its living parts. Made once by `Policy`."""
 

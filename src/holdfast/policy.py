@@ -92,6 +92,7 @@ class Policy:
         self._single = single
         self._plan = _surround(single, retry, hedge, fallback)
         self._parts: tuple[tuple[str, str], ...] = _explain(self._plan, bulkhead or adaptive, rate_limit)
+        _enlist(self._plan)
 
     @property
     def name(self) -> str:
@@ -166,17 +167,7 @@ class Policy:
 
     def snapshot(self) -> PolicySnapshot:
         """State, counts, what is left of the budget and what is in flight, as plain data."""
-        plan, now = self._plan, clock.now()
-        places = plan.places
-        pacer = plan.pacer if plan.inner is None else plan.inner.pacer
-        return {
-            "name": plan.name,
-            "breaker": None if plan.circuit is None else plan.circuit.snapshot(now),
-            "budget": None if plan.budget is None else plan.budget.ledger.snapshot(now),
-            "limit": None if places is None else {"limit": places.limit, "running": places.running, "waiting": places.waiting},
-            "rate_limit_wait": None if pacer is None else pacer.retry_after(now),
-            "hedge_after": None if plan.patience is None else plan.patience.delay(now),
-        }
+        return _snapshot(self._plan)
 
     def __repr__(self) -> str:
         return f"<Policy {self.name!r}: {', '.join(part for part, _ in self._parts) or 'calls through'}>"
@@ -236,6 +227,35 @@ def require(*policies: Policy) -> None:
                 raise refusal
             finally:
                 del refusal  # its traceback holds this frame, and the ring would wait for the garbage collector
+
+
+def snapshots() -> list[PolicySnapshot]:
+    """Those of every policy of this process that is still in use, be it only by a function that it decorates."""
+    return [_snapshot(plan) for plan in (reference() for reference in list(_plans.values())) if plan is not None]
+
+
+def _snapshot(plan: Plan) -> PolicySnapshot:
+    now = clock.now()
+    places = plan.places
+    pacer = plan.pacer if plan.inner is None else plan.inner.pacer
+    return {
+        "name": plan.name,
+        "breaker": None if plan.circuit is None else plan.circuit.snapshot(now),
+        "budget": None if plan.budget is None else plan.budget.ledger.snapshot(now),
+        "limit": None if places is None else {"limit": places.limit, "running": places.running, "waiting": places.waiting},
+        "rate_limit_wait": None if pacer is None else pacer.retry_after(now),
+        "hedge_after": None if plan.patience is None else plan.patience.delay(now),
+    }
+
+
+# What is in use, for who shows all of it. The plans, since a decorated function keeps its plan and not its policy; no WeakSet, which
+# cannot be read while another thread adds to it.
+_plans: dict[int, weakref.ref[Plan]] = {}
+
+
+def _enlist(plan: Plan) -> None:
+    key = id(plan)
+    _plans[key] = weakref.ref(plan, lambda _: _plans.pop(key, None))
 
 
 def _is_text(value: object) -> bool:
