@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from holdfast.servers.idempotency.sql import SQLStore
     from holdfast.servers.readiness import Readiness
     from holdfast.servers.single_flight import once
+    from holdfast.servers.workers import Workers
 
 # Where each name is.
 _PLACES = {
@@ -23,10 +24,11 @@ _PLACES = {
     "Readiness": "readiness",
     "RedisStore": "idempotency.redis",
     "SQLStore": "idempotency.sql",
+    "Workers": "workers",
     "once": "single_flight",
 }
 
-__all__ = ["Idempotency", "MemoryStore", "Readiness", "RedisStore", "SQLStore", "once"]
+__all__ = ["Idempotency", "MemoryStore", "Readiness", "RedisStore", "SQLStore", "Workers", "once"]
 
 
 def __getattr__(name: str) -> object:

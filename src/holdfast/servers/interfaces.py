@@ -1,0 +1,29 @@
+"""What servers and applications hand each other, and what a part of the shield is: types only."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Protocol, TypeAlias
+
+# ASGI 3 and PEP 3333 leave the values open.
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+Environ: TypeAlias = dict[str, Any]
+StartResponse: TypeAlias = Callable[..., Callable[[bytes], object]]
+WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class Part(Protocol):
+    """One part of a shield: a middleware for both kinds of server, usable alone."""
+
+    def asgi(self, app: ASGIApp, /) -> ASGIApp:
+        """The app behind this part."""
+        ...
+
+    def wsgi(self, app: WSGIApp, /) -> WSGIApp:
+        """The app behind this part."""
+        ...

@@ -1,0 +1,225 @@
+"""Worker pools as figures: real pools, looked at from outside."""
+
+import http.client
+import os
+import signal
+import threading
+import time
+
+import pytest
+from serving import eventually, serve
+
+from holdfast.servers import Workers, scoreboard, workers
+from holdfast.servers.gunicorn import pool_name
+
+WSGI = """
+import time
+
+def app(environ, start_response):
+    time.sleep(float(environ["QUERY_STRING"] or 0))
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+
+ASGI = """
+import asyncio
+{imports}
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while (await receive())["type"] != "lifespan.shutdown":
+            await send({{"type": "lifespan.startup.complete"}})
+        await send({{"type": "lifespan.shutdown.complete"}})
+        return
+    await asyncio.sleep(float(scope["query_string"] or 0))
+    await send({{"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}})
+    await send({{"type": "http.response.body", "body": b"ok"}})
+{wrap}
+"""
+
+HOOKS = ("-c", "python:holdfast.servers.gunicorn", "--name", "web")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOLDFAST_WORKERS_DIR", str(tmp_path / "workers"))
+
+
+def in_background(served, number, path):
+    threads = [threading.Thread(target=served.get, args=(path,)) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def cut_off(served):
+    with pytest.raises((OSError, http.client.HTTPException)):
+        served.get("/?30")
+
+
+def join(threads):
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.realtime
+def test_a_sync_pool_shows_its_busy_workers_and_who_waits_to_be_accepted(tmp_path):
+    served = serve("sync", tmp_path, WSGI, *HOOKS, "-w", "2")
+    with served.process:
+        assert eventually(lambda: workers.snapshot("web")["workers"] == 2)
+        quiet = workers.snapshot("web")
+        assert (quiet["places"], quiet["busy"], quiet["idle"], quiet["queue"]) == (2, 0, 2, 0)
+        assert quiet["queue_limit"] >= 100
+        threads = in_background(served, 6, "/?0.6")
+        assert eventually(lambda: workers.snapshot("web")["queue"] == 4, 3)
+        full = workers.snapshot("web")
+        assert (full["busy"], full["idle"]) == (2, 0)
+        join(threads)
+        assert eventually(lambda: workers.snapshot("web")["busy"] == 0)
+        after = workers.snapshot("web")
+    assert after["requests"] - quiet["requests"] == 6
+    assert after["queue"] == 0
+    assert after["busy_seconds"] == pytest.approx(3.6, abs=0.6)
+    # Two waited 0.6 s and two 1.2 s, though no server's clock saw them: the kernel says when their bytes came.
+    assert after["wait_seconds"] == pytest.approx(3.6, abs=0.6)
+    assert after["waits"]["0.1"] - quiet["waits"]["0.1"] == 2
+    assert after["waits"]["+Inf"] - quiet["waits"]["+Inf"] == 6
+
+
+@pytest.mark.realtime
+def test_a_pool_of_threads_shows_its_threads_and_its_inner_queue(tmp_path):
+    served = serve("gthread", tmp_path, WSGI, *HOOKS)
+    with served.process:
+        assert eventually(lambda: workers.snapshot("web")["places"] == 4)
+        threads = in_background(served, 7, "/?0.5")
+        assert eventually(lambda: workers.snapshot("web")["queue"] == 3, 3)
+        assert workers.snapshot("web")["busy"] == 4
+        join(threads)
+        assert eventually(lambda: workers.snapshot("web")["busy"] == 0)
+        assert workers.snapshot("web")["queue"] == 0
+        assert workers.snapshot("web")["requests"] >= 7
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("kind", ["uvicorn-worker", "uvicorn"])
+def test_a_pool_of_event_loops_shows_what_it_works_on(tmp_path, kind):
+    wrap = "" if kind == "uvicorn-worker" else "app = Workers('web').asgi(app)"
+    source = ASGI.format(imports="from holdfast.servers import Workers", wrap=wrap)
+    options = (*HOOKS, "-w", "2") if kind == "uvicorn-worker" else ("--workers", "2")
+    served = serve(kind, tmp_path, source, *options)
+    with served.process:
+        served.get()
+        threads = in_background(served, 5, "/?0.5")
+        assert eventually(lambda: workers.snapshot("web")["busy"] == 5, 3)
+        busy = workers.snapshot("web")
+        assert busy["places"] is None
+        assert busy["idle"] is None
+        assert busy["queue"] == 0
+        join(threads)
+        assert eventually(lambda: workers.snapshot("web")["busy"] == 0)
+
+
+@pytest.mark.realtime
+def test_a_killed_worker_is_not_counted_as_busy_for_ever_and_what_it_had_done_is_not_forgotten(tmp_path):
+    served = serve(
+        "sync",
+        tmp_path,
+        "import os\n" + WSGI.replace('b"ok"', "str(os.getpid()).encode()").replace('("Content-Length", "2")', ""),
+        *HOOKS,
+        "-w",
+        "1",
+    )
+    with served.process:
+        pid = int(served.get().body)
+        sleeper = threading.Thread(target=cut_off, args=(served,))
+        sleeper.start()
+        assert eventually(lambda: workers.snapshot("web")["busy"] == 1)
+        os.kill(pid, signal.SIGKILL)
+        sleeper.join()
+        assert eventually(lambda: workers.snapshot("web")["busy"] == 0, 3)
+        assert eventually(lambda: workers.snapshot("web")["workers"] == 1)
+        assert int(served.get().body) != pid
+        assert workers.snapshot("web")["requests"] >= 3
+
+
+def test_a_pool_that_is_gone_shows_no_worker_and_keeps_its_counts(tmp_path):
+    pid = os.fork()
+    if pid == 0:
+        pool = Workers("gone", places=1)
+        pool.begin(0.02)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    seen = workers.snapshot("gone")
+    assert (seen["workers"], seen["busy"], seen["requests"]) == (0, 0, 1)
+    Workers("gone").join()
+    assert workers.snapshot("gone")["requests"] == 1
+
+
+def test_a_process_that_has_forked_and_its_child_are_two_workers(tmp_path):
+    pool = Workers("forked", places=1)
+    began = pool.begin()
+    down, up = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        pool.end(began)  # the parent's request: not this process's to end
+        pool.begin()
+        os.write(up, b"x")
+        time.sleep(30)
+        os._exit(0)
+    try:
+        os.read(down, 1)
+        both = workers.snapshot("forked")
+        assert (both["workers"], both["busy"]) == (2, 2)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    pool.end(began)
+    assert workers.snapshot("forked")["busy"] == 0
+
+
+def test_threads_lose_no_count(tmp_path):
+    pool = Workers("threads", places=8)
+
+    def work():
+        for _ in range(2000):
+            pool.end(pool.begin(0.001))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    join(threads)
+    seen = workers.snapshot("threads")
+    assert (seen["requests"], seen["busy"]) == (16000, 0)
+    assert seen["waits"]["0.001"] == 16000
+
+
+def test_all_pools_are_found_and_a_strange_file_is_passed_over(tmp_path):
+    Workers("a").join()
+    Workers("b").join()
+    (tmp_path / "workers" / "c.workers").write_bytes(b"something else")
+    assert [pool["name"] for pool in workers.snapshots()] == ["a", "b"]
+    with pytest.raises(ValueError, match=r"c\.workers is no file of a worker pool"):
+        workers.snapshot("c")
+    with pytest.raises(FileNotFoundError):
+        workers.snapshot("never")
+
+
+@pytest.mark.parametrize("name", ["", 5, "../x", "a/b", ".hidden", "x" * 65, "a\n"])
+def test_a_name_that_is_no_files_name_is_refused(name):
+    with pytest.raises(ValueError, match=r"Workers\.name must be"):
+        Workers(name)
+
+
+def test_a_folder_that_others_can_write_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.delenv("HOLDFAST_WORKERS_DIR")
+    open_to_all = tmp_path / f"holdfast-{os.getuid()}"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    monkeypatch.setattr(scoreboard, "SHARED", tmp_path)
+    with pytest.raises(PermissionError, match="must be a folder that only user"):
+        workers.folder()
+
+
+def test_gunicorns_process_name_becomes_a_pools_name():
+    assert pool_name("app:app") == "app.app"
+    assert pool_name("shop.wsgi:create_app('x')") == "shop.wsgi.create_app..x.."
+    assert pool_name("::") == "gunicorn"
