@@ -88,10 +88,10 @@ class Workers:
                 return
             if self._board is None:
                 self._board = Scoreboard(self.name, create=True)
-            self._pid = os.getpid()
-            self._slot = self._board.take(self._pid)
+            self._slot = self._board.take(os.getpid())
             if self._slot:
                 self._describe(self._board, listeners, places or self._places)
+            self._pid = os.getpid()  # at last: another thread that sees it counts in the slot
 
     def _describe(self, board: Scoreboard, listeners: Iterable[object] | None, places: int | None) -> None:
         given = None if listeners is None else list(listeners)
