@@ -13,6 +13,7 @@ from typing import NoReturn, Protocol, cast
 
 _COMMANDS = {
     "faults": "holdfast.testing.faults.command",
+    "replay": "holdfast.replay.command",
 }
 
 

@@ -171,6 +171,15 @@ def test_async_calls_take_the_same_places(name):
     assert policy.snapshot()["limit"]["running"] == 0
 
 
+def test_processes_with_another_run_dir_count_apart(name, tmp_path, monkeypatch):
+    with held_elsewhere(name):
+        monkeypatch.setenv("HOLDFAST_RUN_DIR", str(tmp_path))
+        apart = Policy(name, bulkhead=Bulkhead(1, across="host"))
+        monkeypatch.delenv("HOLDFAST_RUN_DIR")
+        assert apart.call(int) == 0
+        assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(host.os, "access", lambda *_: False)
     monkeypatch.setattr(host.tempfile, "gettempdir", lambda: str(tmp_path))

@@ -158,7 +158,10 @@ def _open(name: str) -> _File:
 
 
 def _folder() -> Path:
-    """Ours alone: in a folder that others may write to, somebody could put a file or link of this name there first."""
+    """HOLDFAST_RUN_DIR, or one that is ours alone: where others may write, somebody could put a file or link of this name there first."""
+    given = os.environ.get("HOLDFAST_RUN_DIR")
+    if given:
+        return Path(given)
     # Nothing tidies up /dev/shm while the machine runs, as some systems do /tmp: a new file would be a second set of places.
     parent = Path("/dev/shm")  # noqa: S108  (checked below)
     if not os.access(parent, os.W_OK):

@@ -1,0 +1,1 @@
+"""The same with the lines that holdfast asks for."""

@@ -1,0 +1,1 @@
+"""As the teams of the incidents wrote them."""

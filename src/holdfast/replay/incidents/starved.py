@@ -1,0 +1,280 @@
+"""Incident 1: an authorization provider slows down, and partners who do not need it wait for minutes.
+
+A gateway has ten gunicorn sync workers. Its customers' requests ask the provider, its partners' requests only compare an API key's hash
+in the database. The provider goes from 500 ms to 5 s. Without holdfast every worker soon waits for it, burning no CPU, and partners queue
+behind customers. With holdfast at most seven workers wait for the provider, each no longer than 1 s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from holdfast.replay.apps.provider import Mood, Provider, Served
+from holdfast.replay.figures import Points, between, over_time, per_minute, percentiles
+from holdfast.replay.load import Flow, Load, Sample
+from holdfast.replay.parts.gunicorn import Gunicorn
+from holdfast.replay.parts.postgres import PostgresServer, postgres_server
+from holdfast.replay.results import Chart, Claim, Figure, Incident, Mark, Series
+from holdfast.replay.stage import Stage, difference
+from holdfast.replay.watch import Watch
+from holdfast.servers import workers
+
+TITLE = "A slow provider starves the pool"
+
+WORKERS = 10
+API_KEY = "partner-key"
+
+# The article's seconds. The SLA is the article's advice: with a timeout of 1 s, answers within 1-2 s.
+USUAL, SLOW, SLA = 0.5, 5.0, 2.0
+SLOW_FROM, SLOW_UNTIL, END = 80.0, 190.0, 230.0
+WARM = 15.0  # connections and caches; not measured
+PATIENCE = 10.0  # the partner's requests "took more than 10 seconds"
+
+# Per second of the article's time: on average 2 of the 10 workers wait for the provider while it is well, and 20 would while it is not.
+CLIENT_RATE, S2S_RATE = 4.0, 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run gave."""
+
+    samples: list[Sample]
+    provider: list[Served]  # `at` counts from the load's start
+    watch: Watch
+
+
+def play(stage: Stage) -> Incident:
+    """Run it without holdfast and with it."""
+    with postgres_server() as database:
+        _partners(database)
+        runs = {}
+        for name, side in (("unprotected", "before"), ("protected", "after")):
+            stage.tell(f"{name}: {WORKERS} sync workers, the provider slows down tenfold")
+            runs[name] = _run(stage, stage.subfolder(name), side, database.url)
+    return Incident(
+        number=1,
+        title=TITLE,
+        story=(
+            "A gateway's customers are checked by an authorization provider, its partners by an API key in its own database. "
+            "The provider goes from 500 ms to 5 s. All workers wait for it, and partners queue behind customers."
+        ),
+        runs={name: _figures(stage, run) for name, run in runs.items()},
+        charts=_charts(stage, runs),
+        claims=[*_shown(stage, runs["unprotected"]), *_kept(stage, runs["protected"])],
+        difference=difference("gateway"),
+    )
+
+
+def _partners(database: PostgresServer) -> None:
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE partners (key_hash text PRIMARY KEY, name text NOT NULL)")
+        known = hashlib.sha256(API_KEY.encode()).hexdigest()
+        connection.execute("INSERT INTO partners VALUES (%s, 'a partner')", (known,))
+        # As many as to make the look-up one of an index.
+        connection.execute("INSERT INTO partners SELECT md5(n::text), 'partner ' || n FROM generate_series(1, 10000) n")
+        connection.execute("ANALYZE partners")
+
+
+def _run(stage: Stage, folder: Path, side: str, database_url: str) -> Run:
+    provider = Provider(folder, stage.seed)
+    environment = {"AUTHORIZATION_URL": provider.url, "DATABASE_URL": database_url, "SCALE": str(stage.scale)}
+    gateway = Gunicorn(f"holdfast.replay.apps.{side}.gateway:app", workers=WORKERS, folder=folder, environment=environment)
+    with provider.process, gateway.process:
+        load = Load(_flows(stage, gateway.url), seconds=stage.seconds(END), seed=stage.seed, folder=folder)
+        provider.behave(
+            [
+                Mood(since=0.0, median=stage.seconds(USUAL)),
+                Mood(since=load.start + stage.seconds(SLOW_FROM), median=stage.seconds(SLOW)),
+                Mood(since=load.start + stage.seconds(SLOW_UNTIL), median=stage.seconds(USUAL)),
+            ]
+        )
+        gauges = {"busy": lambda: _pool(gateway)["busy"], "queue": lambda: _pool(gateway)["queue"], "cpu": gateway.cpu_seconds}
+        with load, Watch(load.start, stage.seconds(2.0), gauges) as watch:
+            samples = load.samples()
+    served = [Served(one.path, one.at - load.start, one.took, one.status) for one in provider.served()]
+    return Run(samples, served, watch)
+
+
+def _flows(stage: Stage, url: str) -> list[Flow]:
+    patience = stage.seconds(PATIENCE)
+    return [
+        Flow(name="client", url=f"{url}/cart", rate=stage.rate(CLIENT_RATE), headers={"Authorization": "Bearer {id}"}, patience=patience),
+        Flow(name="S2S", url=f"{url}/stock", rate=stage.rate(S2S_RATE), headers={"X-Api-Key": API_KEY}, patience=patience),
+    ]
+
+
+def _pool(gateway: Gunicorn) -> workers.PoolSnapshot:
+    return workers.snapshot(gateway.pool)
+
+
+def _phases(stage: Stage) -> tuple[tuple[float, float], tuple[float, float]]:
+    """When the provider was well, and when it was slow and everybody had felt it."""
+    return (stage.seconds(WARM), stage.seconds(SLOW_FROM)), (stage.seconds(SLOW_FROM), stage.seconds(SLOW_UNTIL))
+
+
+def _answered(run: Run, flow: str, begin: float, end: float) -> float:
+    """Good answers given in a time, as a share of the requests that fell due in it."""
+    given = sum(one.good and begin <= one.at + one.latency < end for one in run.samples if one.flow == flow)
+    return given / len(between(run.samples, begin, end, flow))
+
+
+def _cpu(run: Run, begin: float, end: float) -> float:
+    """Cores that the gateway used."""
+    read = run.watch.numbers("cpu", begin, end)
+    return (read[-1] - read[0]) / (end - begin)
+
+
+def _latency(run: Run, flow: str, percent: float, begin: float, end: float) -> float:
+    """In ms."""
+    return percentiles((one.latency * 1e3 for one in between(run.samples, begin, end, flow)), percent)[0]
+
+
+def _figures(stage: Stage, run: Run) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    for phase, (begin, end) in zip(("baseline", "slow"), _phases(stage), strict=True):
+        for flow in ("S2S", "client"):
+            figures[f"{flow.lower()}_answered_share_{phase}"] = round(_answered(run, flow, begin, end), 4)
+            for percent in (50, 99, 99.99):
+                name = f"{flow.lower()}_p{percent:g}_ms_{phase}".replace(".", "_")
+                figures[name] = round(_latency(run, flow, percent, begin, end), 1)
+        figures[f"workers_busy_median_{phase}"] = statistics.median(run.watch.numbers("busy", begin, end))
+        figures[f"queue_max_{phase}"] = max(run.watch.numbers("queue", begin, end))
+        figures[f"cpu_cores_{phase}"] = round(_cpu(run, begin, end), 2)
+    figures["requests"] = len(run.samples)
+    figures["generator_late_p99_ms"] = round(percentiles((one.late * 1e3 for one in run.samples), 99)[0], 1)
+    return figures
+
+
+def _shown(stage: Stage, run: Run) -> list[Claim]:
+    """What the unprotected run must show: the incident."""
+    calm, slow = _phases(stage)
+    before, during = _answered(run, "S2S", *calm), _answered(run, "S2S", *slow)
+    busy, cpu = statistics.median(run.watch.numbers("busy", *slow)), _cpu(run, *slow)
+    queue = max(run.watch.numbers("queue", *slow))
+    return [
+        Claim(
+            text="Unprotected: partners' requests, which do not need the provider, are answered less than half as often",
+            bar="below 50 % of the baseline",
+            measured=f"{during / before:.0%} ({during:.0%} of the requests, {before:.0%} before)",
+            held=during < before / 2,
+        ),
+        Claim(
+            text="Worker saturation is visible while the CPU is not busy",
+            bar=f"at least {WORKERS - 1} of {WORKERS} workers busy and a queue, below half a core",
+            measured=f"{busy:g} busy (median), queue up to {queue:g}, {cpu:.2f} cores",
+            held=busy >= WORKERS - 1 and queue > 0 and cpu < 0.5,
+        ),
+    ]
+
+
+def _kept(stage: Stage, run: Run) -> list[Claim]:
+    """What the protected run must keep."""
+    calm, slow = _phases(stage)
+    before, during = _answered(run, "S2S", *calm), _answered(run, "S2S", *slow)
+    usual, tail = _latency(run, "S2S", 99, *calm), _latency(run, "S2S", 99, *slow)
+    clients = between(run.samples, *slow, "client")
+    worst = max(one.latency for one in clients)
+    silent = sum(not one.status for one in clients)
+    return [
+        Claim(
+            text="Protected: partners' throughput stays at its baseline",
+            bar="within 1 %",
+            measured=f"{during / before - 1:+.2%} ({during:.2%} of the requests answered, {before:.2%} before)",
+            held=abs(during / before - 1) <= 0.01,
+        ),
+        Claim(
+            text="Protected: partners' 99th percentile stays at its baseline",
+            bar="at most 1.5 x",
+            measured=f"{tail / usual:.2f} x ({tail:.1f} ms, {usual:.1f} ms before)",
+            held=tail <= 1.5 * usual,
+        ),
+        Claim(
+            text="Protected: customers get an answer or an error within the SLA",
+            bar=f"all within {stage.seconds(SLA) * 1e3:.0f} ms",
+            measured=f"slowest {worst * 1e3:.0f} ms of {len(clients)}, {silent} without an answer",
+            held=worst <= stage.seconds(SLA) and not silent,
+        ),
+    ]
+
+
+def _charts(stage: Stage, runs: dict[str, Run]) -> list[Chart]:
+    end, width = stage.seconds(END), stage.seconds(5.0)
+    marks = [Mark(at=stage.seconds(SLOW_FROM), label="provider slow", until=stage.seconds(SLOW_UNTIL))]
+    _, slow = _phases(stage)
+
+    def gauge(name: str) -> list[Series]:
+        return [Series(name=name, run=run, points=one.watch.series(name)) for run, one in runs.items()]
+
+    def answered(run: Run, flow: str) -> Points:
+        return per_minute((one.at + one.latency for one in run.samples if one.flow == flow and one.good), width, end)
+
+    return [
+        Chart(
+            title="Median response time of the provider",
+            unit="ms",
+            kind="line",
+            series=[
+                Series(name="provider", run=name, points=over_time(((s.at, s.took * 1e3) for s in run.provider if s.at >= 0), width, end))
+                for name, run in runs.items()
+            ],
+            marks=marks,
+            note="What its caller sees: with holdfast the caller leaves at the attempt timeout.",
+        ),
+        *(
+            Chart(
+                title=f"Requests per minute, {who}",
+                unit="good answers per minute",
+                kind="line",
+                series=[Series(name=flow, run=name, points=answered(run, flow)) for name, run in runs.items()],
+                marks=marks,
+                note=note,
+            )
+            for flow, who, note in (
+                ("S2S", "partners (S2S)", "They do not need the provider: with holdfast nothing happens to them."),
+                ("client", "customers", "Who needs the provider cannot be served while it is slow; with holdfast they hear so at once."),
+            )
+        ),
+        Chart(
+            title="Latency while the provider is slow",
+            unit="ms",
+            kind="bars",
+            series=[
+                Series(
+                    name=flow,
+                    run=name,
+                    points=[(f"p{percent:g}", _latency(run, flow, percent, *slow)) for percent in (50, 99, 99.99)],
+                )
+                for flow in ("S2S", "client")
+                for name, run in runs.items()
+            ],
+            logarithmic=True,
+        ),
+        Chart(
+            title="Workers busy",
+            unit=f"of {WORKERS}",
+            kind="line",
+            series=gauge("busy"),
+            marks=marks,
+            note="With holdfast at least three of them are left for who does not need the provider.",
+        ),
+        Chart(title="Requests in the accept queue", unit="requests", kind="line", series=gauge("queue"), marks=marks),
+        Chart(
+            title="CPU of the gateway",
+            unit="cores",
+            kind="line",
+            series=[Series(name="CPU", run=name, points=_slope(run.watch.series("cpu"))) for name, run in runs.items()],
+            marks=marks,
+            note="An autoscaler that looks at this sees nothing to do.",
+        ),
+    ]
+
+
+def _slope(points: Points) -> Points:
+    """From a counter of seconds to cores: over five readings, as the kernel counts in hundredths of a second."""
+    numbers = [(float(at), float(value)) for at, value in points if isinstance(at, float) and isinstance(value, float)]
+    return [(after[0], (after[1] - before[1]) / (after[0] - before[0])) for before, after in zip(numbers, numbers[5:], strict=False)]
