@@ -1,7 +1,8 @@
 """What a store of answers promises, in words that fit requests and messages alike.
 
-A store holds one entry per key. Whoever claims a free key runs the work, and ends its claim in one of two ways: `keep` an answer, which
-every later claim of the key is given, or `free` the key, as if nobody had asked. Keys and fingerprints are digests made by the caller
+A store holds one entry per key. Whoever claims a free key runs the work, and ends its claim in one of three ways: `keep` an answer,
+which every later claim of the key is given; `free` the key, as if nobody had asked; or `abandon` it, when the work was stopped and nobody
+knows what it did. Keys and fingerprints are digests made by the caller
 (see `keys`); an answer is bytes that only the caller reads, and checks when they come back, since others may write to the store.
 
 Two kinds of stores:
@@ -10,13 +11,13 @@ Two kinds of stores:
 |---|---|---|
 | the work's effects | are written through `connection`, and are committed by `keep` together with the answer | are elsewhere |
 | worker killed while it works | the database rolls back both: the key is free at once | the key is held until its lease has run out |
-| so the effect happens | exactly once | at least once, or at most once: see `after_crash` of the store |
+| so the effect happens | exactly once | at least once, or at most once: see `interrupted` of the store |
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,16 @@ class Full:
     """The store has no place for another key now, and nothing in it may be dropped."""
 
 
+# What becomes of work that was stopped, where the store cannot roll it back: "repeat" runs it again when it is asked for again (at least
+# once), "refuse" never does (at most once).
+WhenInterrupted: TypeAlias = Literal["repeat", "refuse"]
+INTERRUPTED: tuple[WhenInterrupted, ...] = ("repeat", "refuse")
+
 Held: TypeAlias = Record | Running | Interrupted | Full
 
 
 class Claim(Protocol):
-    """The right to do the work of a key, and the duty to end it by `keep` or `free`, whichever way the work ends."""
+    """The right to do the work of a key, and the duty to end it, once, whichever way the work ends."""
 
     @property
     def connection(self) -> object | None:
@@ -87,7 +93,11 @@ class Claim(Protocol):
         ...
 
     def free(self) -> None:
-        """Roll the effects back where the store can, and let the next claim of the key run."""
+        """Nothing was done: let the next claim of the key run. A transactional store rolls the effects back."""
+        ...
+
+    def abandon(self) -> None:
+        """The work was stopped. A transactional store rolls it back and frees the key; others do what their `interrupted` says."""
         ...
 
 
@@ -130,6 +140,10 @@ class AsyncClaim(Protocol):
 
     async def afree(self) -> None:
         """See `Claim.free`."""
+        ...
+
+    async def aabandon(self) -> None:
+        """See `Claim.abandon`."""
         ...
 
 
