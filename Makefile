@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+REPLAY := .venv-replay
 
 .PHONY: test lint bench docs replay mutation clean venv
 
@@ -22,8 +23,14 @@ bench: venv ## ratios against named floors and peers, in one run
 docs: venv ## run every example of the documentation
 	$(BIN)/python -m pytest -q tests/test_docs.py
 
-replay: ## the incidents, without and with holdfast (being built)
-	@echo "holdfast: the replay is being built and does not run yet; see Status in README.md" >&2; exit 1
+replay: $(REPLAY)/.ready ## the incidents, without and with holdfast; ARGS="1 3 --seed 2" hands things on
+	@$(REPLAY)/bin/holdfast replay $(ARGS)
+
+# Without the tools of tests and lint: whoever only wants to see the replay waits for less.
+$(REPLAY)/.ready: pyproject.toml tools/make_venv.sh
+	PYTHON="$(PYTHON)" sh tools/make_venv.sh $(REPLAY)
+	$(REPLAY)/bin/python -m pip install -q -e '.[replay]'
+	touch $@
 
 mutation: venv ## mutate floors 1-3 and report which mutants the tests do not notice
 	$(BIN)/python tools/mutation.py
@@ -36,4 +43,4 @@ $(VENV)/.ready: pyproject.toml requirements/test.txt requirements/lint.txt tools
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants
+	rm -rf $(VENV) $(REPLAY) .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants
