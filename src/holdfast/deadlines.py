@@ -11,12 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextvars import ContextVar, Token
+from typing import Protocol
 
 from holdfast import events
-from holdfast.errors import DeadlineExceeded
+from holdfast.errors import ClientGone, DeadlineExceeded
 
 # Timers and schedulers are late by about a millisecond; only what is later than this ran on because nothing stopped it.
 OUTRUN_GRACE = 0.01
+
+
+# How often what waits looks whether somebody still waits for it. A look is a system call of a microsecond.
+LOOK = 0.1
+
+
+class Watch(Protocol):
+    """Who knows whether anybody still waits for the work: a server, of its client."""
+
+    def gone(self, now: float) -> bool:
+        """Whether nobody does any more. Asked often, so it looks no more often than makes sense."""
+        ...
 
 
 class Deadline:
@@ -27,9 +40,11 @@ class Deadline:
         budget: the seconds that were given.
         policy: the name of the policy that set it, None for a block.
         parent: the ambient deadline around it.
+
+    What is nested in a server's deadline has its `watch`, and is over when the client has gone.
     """
 
-    __slots__ = ("at", "budget", "parent", "policy")
+    __slots__ = ("at", "budget", "parent", "policy", "watch")
 
     what = "deadline"
     attempt = 0
@@ -39,6 +54,7 @@ class Deadline:
         self.budget = budget
         self.policy = policy
         self.parent = parent
+        self.watch: Watch | None = None if parent is None else parent.watch
 
     def remaining(self, now: float) -> float:
         """Seconds left, never below 0."""
@@ -54,6 +70,22 @@ class Deadline:
         error = DeadlineExceeded(self.policy, self.budget, elapsed, started, attempt or self.attempt, self.what)
         error._source = self
         return error
+
+    def over(self, now: float) -> DeadlineExceeded | None:
+        """The error that says so, if the time has passed or the client has gone; else None."""
+        if now >= self.at:
+            return self.exceeded(now)
+        watch = self.watch
+        if watch is None or not watch.gone(now):
+            return None
+        source = [link for link in self.around() if link.watch is watch][-1]
+        error = ClientGone(None, source.budget, now - source.at + source.budget, True)
+        error._source = source
+        return error
+
+    def look_at(self, now: float) -> float:
+        """When to ask next whether it is over: at its end, or sooner where somebody may go."""
+        return self.at if self.watch is None else min(self.at, now + LOOK)
 
     def outrun(self, now: float) -> events.DeadlineOutrun | None:
         """The event that tells of work which went on past this deadline; None where it did not."""
@@ -95,6 +127,10 @@ class ShieldDeadline(Deadline):
     __slots__ = ()
 
     what = "shield"
+
+    def __init__(self, at: float, budget: float, policy: str | None, parent: Deadline | None) -> None:
+        super().__init__(at, budget, policy, parent)
+        self.watch = None  # clean-up is for whoever comes after the client
 
 
 ambient: ContextVar[Deadline | None] = ContextVar("holdfast.deadline", default=None)

@@ -7,6 +7,7 @@
      |   |- RateLimited      the rate is used up
      |   '- Overloaded       a server sheds the request (admission)
      |- DeadlineExceeded     also a TimeoutError; it may have run: .started, .policy, .budget, .elapsed
+     |   '- ClientGone       a server's work that nobody waits for any more
      |- LockOverrun          work outran its lock: .ran, .allowed, .outside
      '- StoreUnavailable     only where the user chose to fail closed
 
@@ -126,6 +127,13 @@ class DeadlineExceeded(HoldfastError, TimeoutError):
         args = (self.policy, self.budget, self.elapsed, self.started, self.attempt, self.what)
         state = {name: value for name, value in self.__dict__.items() if name != "_source"}
         return (type(self), args, state)
+
+
+class ClientGone(DeadlineExceeded):
+    """The client has gone, so nobody waits for the work any more: its deadline has come early."""
+
+    def __str__(self) -> str:
+        return f"the client has gone after {self.elapsed:.3g} s, nobody waits for the answer"
 
 
 class LockOverrun(HoldfastError):

@@ -313,9 +313,13 @@ class Call:
     def cut_by_caller(self, error: Exception, now: float) -> bool:
         """Whether the caller's deadline ended the attempt before it had its own time."""
         limit, deadline = self.limit, self.deadline
-        if deadline is None or limit is not deadline:
-            return False  # the attempt timeout came first, so whatever happened, happened in the attempt's own time
+        if deadline is None or limit is None:
+            return False
         cut = deadline_behind(error)
+        if cut is not None and now < limit.at and deadline.encloses(cut):
+            return True  # over before anybody's time was up: the client has gone
+        if limit is not deadline:
+            return False  # the attempt timeout came first, so whatever happened, happened in the attempt's own time
         if cut is not None and not deadline.encloses(cut):
             return False  # a deadline further in: the dependency's, not the caller's
         if cut is None and not (isinstance(error, TimeoutError) and now >= deadline.at):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from holdfast.drivers.backends import Cutoff
+    from holdfast.drivers.backends import Shield as Hold
     from holdfast.drivers.interrupt import Interrupt
 
 P = ParamSpec("P")
@@ -134,12 +135,17 @@ def remaining() -> float:
 
 
 def check() -> None:
-    """Raise DeadlineExceeded when the ambient deadline has passed. Loops of blocking code call it now and then."""
+    """Raise DeadlineExceeded when the ambient deadline has passed, and its kind ClientGone when a server's client has gone. Loops of
+    blocking code call it now and then.
+    """
     limit = ambient.get()
     if limit is not None:
-        now = clock.now()
-        if now >= limit.at:
-            raise limit.exceeded(now)
+        error = limit.over(clock.now())
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: no ring of the two
 
 
 def shield(max_seconds: Seconds) -> Shield:
@@ -162,7 +168,7 @@ class Shield:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._hold: Cutoff | None = None
+        self._hold: Hold | None = None
         self._cutoff: Cutoff | None = None
         self._token: Token[Deadline | None] | None = None
         self.limit: Deadline | None = None

@@ -83,7 +83,7 @@ class _Stream(httpcore.NetworkStream):
                     self._sock.settimeout(timeout)
                     self._sock.sendall(buffer)
                 else:
-                    alone(self._sock, timeout, sendall_plain, buffer)
+                    alone(self._sock, timeout, sendall_plain, buffer, again=False)
 
     def close(self) -> None:
         self._sock.close()

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from holdfast.deadlines import Deadline, ShieldDeadline, ambient
 from holdfast.drivers import clock
@@ -48,7 +48,7 @@ class Interrupt:
     def start(self, limit: Deadline) -> None:
         """Interrupt at this deadline."""
         self.limit = limit
-        self.due = limit.at
+        self.due = limit.look_at(clock.now())
         _active.append(self)
         if len(_active) == 1:
             self._began = time.monotonic()
@@ -95,11 +95,19 @@ def _ring(_signal: int, frame: FrameType | None) -> None:
     free = [interrupt for interrupt in due if interrupt not in held]
     for interrupt in held:
         interrupt.due = now + _SHIELDED
-    _again(free, now + _AGAIN)
-    # The outermost that is due says most: the inner ones are over with it.
-    limit = free[0].limit if free else None
-    if limit is not None:
-        raise limit.exceeded(now)
+    # The outermost that is over says most: the inner ones are over with it.
+    over = None
+    for interrupt in free:
+        limit = cast("Deadline", interrupt.limit)
+        ended = limit.over(now)
+        interrupt.due = limit.look_at(now) if ended is None else now + _AGAIN
+        over = over or ended
+    _set()
+    if over is not None:
+        try:
+            raise over
+        finally:
+            del over, ended, free, due  # the traceback holds this frame: no ring of the two
 
 
 def _again(interrupts: list[Interrupt], moment: float) -> None:
@@ -132,4 +140,4 @@ def _in_users_code(frame: FrameType | None) -> bool:
 
 
 # The functions of the drivers that call what the user gave; everything else of this package is bookkeeping.
-_CALLS_USER = frozenset({"_run", "guarded", "carried", "answer", "_is_healthy"})
+_CALLS_USER = frozenset({"_run", "guarded", "carried", "answer", "_is_healthy", "call_app", "next_chunk"})

@@ -143,18 +143,42 @@ def _pause(call: Call, delay: float, clock: Clock) -> None:
     if call.news:
         call.tell()
     if delay > 0:  # a sleep of zero costs 80 us of timer slack
-        clock.sleep(delay)
+        _sleep(call, delay, clock)
+
+
+def _sleep(call: Call, seconds: float, clock: Clock) -> None:
+    limit = call.deadline
+    if limit is None or limit.watch is None:
+        clock.sleep(seconds)
+        return
+    now = clock.now()
+    until = now + seconds
+    while now < until:
+        clock.sleep(min(until, limit.look_at(now)) - now)
+        now = clock.now()
+        _go_on(limit, now)
+
+
+def _go_on(limit: Deadline, now: float) -> None:
+    """Raise if the client has gone; that the time is up is the flow's to say."""
+    over = limit.over(now) if now < limit.at else None
+    if over is not None:
+        raise over
 
 
 def _do(call: Call, step: Step, clock: Clock) -> Step | None:
     if isinstance(step, Sleep):
-        clock.sleep(step.seconds)
+        _sleep(call, step.seconds, clock)
     elif isinstance(step, Queue):
         woken = Lock()
         woken.acquire()
         step.ticket.wake = woken.release
-        if not step.ticket.permit:
-            clock.wait(woken, step.until - clock.now())
+        limit, now = call.deadline, clock.now()
+        while not step.ticket.permit and now < step.until:
+            clock.wait(woken, (step.until if limit is None else min(step.until, limit.look_at(now))) - now)
+            now = clock.now()
+            if limit is not None and not step.ticket.permit:
+                _go_on(limit, now)
     else:
         call.checked(_is_healthy(call, step.config.health_check), clock.now())
         return None

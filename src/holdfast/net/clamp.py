@@ -10,6 +10,7 @@ looks at its own deadline in between, and a thread that has no deadline never se
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -29,6 +30,10 @@ _TURN = 0.05
 _GRAIN = 1e-3
 # A timeout of 0 would mean: do not wait, and raise something else.
 LEAST = 1e-6
+
+
+# A timeout in the middle of these does not leave things as they were, so they are made in one turn.
+_ONCE = frozenset({"connect", "connect_ex"})
 
 
 class _Held:
@@ -82,21 +87,27 @@ def bounded(sock: socket.socket, operation: Callable[P, R], /, *args: P.args, **
 def _in_turns(
     sock: socket.socket, held: _Held, limit: Deadline, began: float, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
 ) -> R:
-    own_end = float("inf") if held.own is None else began + held.own
+    own_end = math.inf if held.own is None else began + held.own
     now = began
+    look_at = _ends if operation.__name__ in _ONCE else Deadline.look_at
     while True:
-        wait = min(limit.at, own_end) - now
+        wait = min(look_at(limit, now), own_end) - now
         sock.settimeout(max(LEAST, wait if held.holders == 1 else min(wait, _TURN)))
         try:
             return operation(*args, **kwargs)
         except TimeoutError as error:
             now = clock.now()
-            if now >= limit.at:
-                raise limit.exceeded(now) from error
+            over = limit.over(now)
+            if over is not None:
+                raise over from error
             if now >= own_end:
                 raise
             if error.errno is not None:
                 raise  # the kernel gave the connection up (ETIMEDOUT); the end of a socket's timeout has no number
+
+
+def _ends(limit: Deadline, _now: float) -> float:
+    return limit.at
 
 
 def _unbounded(sock: socket.socket, operation: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -116,10 +127,17 @@ def disturbed(sock: socket.socket, error: TimeoutError) -> bool:
     return error.errno is None and own_timeout(sock) is None
 
 
-def alone(sock: socket.socket, timeout: float | None, operation: Callable[..., R], *args: Any) -> R:
+def alone(sock: socket.socket, timeout: float | None, operation: Callable[..., R], *args: Any, again: bool = True) -> R:
     """One operation on a socket whose timeout is nobody else's business: within `timeout` and the ambient deadline.
 
     It leaves the socket with whatever timeout it took: setting one is a system call, and this sets one where `bounded` sets two.
+
+    Args:
+        sock: the socket.
+        timeout: its own, in seconds.
+        operation: what to do with it.
+        args: more for the operation.
+        again: whether it can be done again after a timeout, as if nothing had been done; then a client that goes is noticed.
 
     Raises:
         DeadlineExceeded: the deadline passed.
@@ -131,17 +149,22 @@ def alone(sock: socket.socket, timeout: float | None, operation: Callable[..., R
             sock.settimeout(timeout)
         return operation(sock, *args)
     now = clock.now()
-    left = limit.at - now
-    if left <= 0:
-        raise limit.exceeded(now)
-    ours = timeout is None or left < timeout
-    sock.settimeout(left if ours else timeout)
-    try:
-        return operation(sock, *args)
-    except TimeoutError as error:
-        if ours and error.errno is None:
-            raise limit.exceeded(max(clock.now(), limit.at)) from error
-        raise
+    own_end = math.inf if timeout is None else now + timeout
+    while True:
+        left = (limit.look_at(now) if again else limit.at) - now
+        if left <= 0:
+            raise limit.exceeded(now)
+        ours = now + left < own_end
+        sock.settimeout(left if ours else max(LEAST, own_end - now))
+        try:
+            return operation(sock, *args)
+        except TimeoutError as error:
+            if not ours or error.errno is not None:
+                raise
+            now = max(clock.now(), now + left)  # timers ring a rounding early
+            over = limit.over(now)
+            if over is not None:
+                raise over from error
 
 
 def own_timeout(sock: socket.socket) -> float | None:

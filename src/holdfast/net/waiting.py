@@ -40,14 +40,17 @@ def is_readable(sock: socket.socket) -> bool:
 def _wait(sock: socket.socket, event: int, timeout: float | None) -> None:
     limit = ambient.get()
     now = clock.now()
-    if limit is not None and now >= limit.at:
-        raise limit.exceeded(now)
-    end = min(math.inf if timeout is None else now + timeout, math.inf if limit is None else limit.at)
+    own_end = math.inf if timeout is None else now + timeout
     with _Selector() as selector:
         selector.register(sock, event)
-        if selector.select(None if end == math.inf else end - now):
-            return
-    now = clock.now()
-    if limit is not None and now >= limit.at:
-        raise limit.exceeded(now)
-    raise TimeoutError(f"nothing for {timeout:g} s")
+        while True:
+            if limit is not None:
+                over = limit.over(now)
+                if over is not None:
+                    raise over
+            if now >= own_end:
+                raise TimeoutError(f"nothing for {timeout:g} s")
+            end = own_end if limit is None else min(own_end, limit.look_at(now))
+            if selector.select(None if end == math.inf else end - now):
+                return
+            now = clock.now()
