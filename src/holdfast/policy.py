@@ -19,6 +19,7 @@ from holdfast.policies.hedge import Hedge, Patience
 from holdfast.policies.places import Places
 from holdfast.policies.ratelimit import Pacer, RateLimit
 from holdfast.policies.retry import Retry
+from holdfast.policies.shared import enlist
 from holdfast.validation import Seconds, positive_seconds
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Policy:
         bulkhead: how many calls may run at once.
         adaptive: the same, found by itself; not together with `bulkhead`.
         fallback: what to answer instead of failing.
+        shared: whether breaker and budget join the fleet that the process is connected to (`holdfast.fleet`); False keeps them local.
 
     Raises:
         ValueError, TypeError: a part is out of its range, not of its kind, or does not go with another.
@@ -70,6 +72,7 @@ class Policy:
         bulkhead: Bulkhead | None = None,
         adaptive: AdaptiveLimit | None = None,
         fallback: Fallback | None = None,
+        shared: bool = True,
     ) -> None:
         if not _is_text(name):
             raise ValueError(f"Policy.name must be a text that is not empty, got {name!r}")
@@ -84,6 +87,8 @@ class Policy:
             raise ValueError("Policy takes retry or hedge, not both; to have both, nest policies")
         if bulkhead is not None and adaptive is not None:
             raise ValueError("Policy takes bulkhead or adaptive, not both")
+        if not isinstance(shared, bool):
+            raise TypeError(f"Policy.shared must be True or False, got {shared!r}")
         # Loaded with the first policy: who only imports holdfast does not wait for its machinery.
         from holdfast.drivers import threads
 
@@ -92,6 +97,9 @@ class Policy:
         self._single = single
         self._plan = _surround(single, retry, hedge, fallback)
         self._parts: tuple[tuple[str, str], ...] = _explain(self._plan, bulkhead or adaptive, rate_limit)
+        if shared:
+            budget = self._plan.budget
+            enlist(name, self._plan.circuit, None if budget is None else budget.ledger)
         _enlist(self._plan)
 
     @property

@@ -93,3 +93,24 @@ class FellBack(Event):
     """The fallback's answer was given instead of `error`."""
 
     error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class FleetLost(Event):
+    """The store that the fleet shares cannot be asked, and this process goes on alone; `reason` in words. Told once, until `FleetBack`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetBack(Event):
+    """The store answers again, after `away` seconds: what this process knows and what the fleet knows were put together."""
+
+    away: float
+
+
+@dataclass(frozen=True, slots=True)
+class FleetIgnored(Event):
+    """Something in the store, or an answer of it, is nothing that holdfast could have written: it was not used. `what` in words."""
+
+    what: str

@@ -33,9 +33,10 @@ class Window:
         kinds: how many kinds are counted apart.
     """
 
-    __slots__ = ("_kinds", "_marks", "_newest", "_reads", "_width", "bump", "turns_at")
+    __slots__ = ("_kinds", "_marks", "_newest", "_reads", "_width", "bump", "span", "turns_at")
 
     def __init__(self, span: float, kinds: int) -> None:
+        self.span = span
         self._kinds = kinds
         self._width = span / SLICES
         self.clear()
@@ -64,6 +65,10 @@ class Window:
             self.turn(now)
         oldest = self._marks[(self._newest + 1) % SLICES]
         return [total - before for total, before in zip(self._read(), oldest, strict=True)]
+
+    def counted(self) -> list[int]:
+        """How often each kind happened since the window was cleared."""
+        return self._read()
 
     def _read(self) -> list[int]:
         # A counter can only be read by stepping it, so the steps of reading are taken off again.

@@ -39,6 +39,7 @@ from holdfast.window import Window
 if TYPE_CHECKING:
     from random import Random
 
+    from holdfast.policies.shared import Membership
     from holdfast.snapshots import BreakerSnapshot
 
 _CALLS, _FAILURES, _SLOW = 0, 1, 2
@@ -173,6 +174,7 @@ class Circuit(Guarded):
         "_streak",
         "_window",
         "config",
+        "fleet",
         "name",
         "news",
         "open_until",
@@ -183,6 +185,7 @@ class Circuit(Guarded):
         self.config = config
         self.name = name
         self.news: list[events.Event] = []
+        self.fleet: Membership | None = None
         self._rng = rng
         self._slow_after = _ALWAYS if config.slow_after is None else cast("float", config.slow_after)
         self._window = Window(cast("float", config.window), kinds=3)
@@ -229,6 +232,8 @@ class Circuit(Guarded):
                 self._judge(verdict, slow, now)
                 return
             generation, _ = self._probes.pop(permit, (-1, 0.0))
+            if self.fleet is not None and generation >= 0:
+                self.fleet.given_back()
             if generation == self._generation:
                 self._probe_ended(verdict, slow, now)
 
@@ -244,6 +249,9 @@ class Circuit(Guarded):
         if self._state is not State.HALF_OPEN:  # it changed between the reads and the lock
             return self._shut_permit
         if self._running_probes(now) >= self.config.max_probes or not self._is_its_turn():
+            return 0
+        if self.fleet is not None and not self.fleet.lends(len(self._probes), now):
+            self._credit = 1.0  # its turn goes to the next call
             return 0
         self._probe_number -= 1  # below zero, so it is never a generation
         self._probes[self._probe_number] = (self._generation, now)
@@ -307,11 +315,16 @@ class Circuit(Guarded):
             self._credit = 1.0  # its turn goes to the next call
         elif verdict is FAILURE or slow:
             longest = cast("float", self.config.open_for_max)
+            if self.fleet is not None:
+                self.fleet.failed()
             grown = min(2.0 * self._pause, longest) * (1.0 - _JITTER * self._rng.random())
             self._open(max(grown, cast("float", self.config.open_for)), "a probe failed", now)
         else:
             self._passed += 1
-            if self._passed >= self.config.probes_to_close:
+            decides = self.fleet is None or self.fleet.passed()
+            if decides and self._passed >= self.config.probes_to_close:
+                if self.fleet is not None:
+                    self.fleet.closes()
                 self._change(State.CLOSED, f"{self._passed} probes succeeded")
 
     def _open(self, pause: float, reason: str, now: float) -> None:
@@ -335,6 +348,8 @@ class Circuit(Guarded):
             self.open_until = _ALWAYS
         elif state is not State.OPEN:
             self.open_until = _NEVER
+        if self.fleet is not None:
+            self.fleet.entered(state is State.HALF_OPEN, self._window.counted() if state is State.CLOSED else None)
         if state is State.CLOSED:
             self._window.clear()
             self._all_well = True  # no failure and nothing slow in the window: a success has nothing to weigh
@@ -347,6 +362,8 @@ class Circuit(Guarded):
         """Go to FORCED_OPEN or FORCED_CLOSED and stay, or to CLOSED and start afresh."""
         with self._lock:
             self._change(state, "reset" if state is State.CLOSED else "forced")
+            if self.fleet is not None:
+                self.fleet.command = state
 
     def state(self, now: float) -> State:
         """The state at `now`: an open breaker whose pause is over is half-open, though no call has come to see it."""

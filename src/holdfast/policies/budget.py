@@ -22,6 +22,7 @@ from holdfast.validation import Config, Seconds, config, number, positive_second
 from holdfast.window import Window
 
 if TYPE_CHECKING:
+    from holdfast.policies.shared import Purse
     from holdfast.snapshots import BudgetSnapshot
 
 _CALLS, _RETRIES = 0, 1
@@ -33,13 +34,14 @@ _ROUNDING = 1e-9
 class Ledger(Guarded):
     """The counts of one budget."""
 
-    __slots__ = ("_floor", "_ratio", "_window")
+    __slots__ = ("_floor", "_ratio", "_window", "fleet")
 
     def __init__(self, ratio: float, floor: float, window: float) -> None:
         super().__init__()
         self._ratio = ratio
         self._floor = floor
         self._window = Window(window, kinds=2)
+        self.fleet: Purse | None = None
 
     def deposit(self, now: float) -> None:
         """Count a call."""
@@ -52,20 +54,37 @@ class Ledger(Guarded):
     def withdraw(self, now: float) -> bool:
         """Ask for a retry: True grants and counts it."""
         with self._lock:
-            calls, retries = self._window.totals(now)
-            granted = self._allowed(calls) > retries
+            fleet = self.fleet
+            if fleet is None:
+                calls, retries = self._window.totals(now)
+                granted = self._allowed(calls) > retries
+            else:
+                granted = self._withdraw_shared(fleet, now)
             if granted:
                 self._window.bump[_RETRIES]()
             return granted
 
-    def _allowed(self, calls: int) -> int:
-        return int(self._ratio * calls + self._floor + _ROUNDING)
+    def _withdraw_shared(self, fleet: Purse, now: float) -> bool:
+        calls, retries = self._window.totals(now)
+        if not fleet.cut_off:
+            return fleet.spend(self._window.counted()[_CALLS])
+        granted = self._allowed(calls, fleet.floor_part) > retries
+        fleet.spent += granted
+        return granted
+
+    def _allowed(self, calls: int, part: float = 1.0) -> int:
+        return int(self._ratio * calls + self._floor * part + _ROUNDING)
 
     def snapshot(self, now: float) -> BudgetSnapshot:
         """Plain data about the budget at `now`."""
         with self._lock:
             calls, retries = self._window.totals(now)
-        return {"calls": calls, "retries": retries, "left": max(0, self._allowed(calls) - retries)}
+            fleet = self.fleet
+            if fleet is not None and not fleet.cut_off:
+                left = fleet.left(self._window.counted()[_CALLS])
+            else:
+                left = self._allowed(calls, 1.0 if fleet is None else fleet.floor_part) - retries
+        return {"calls": calls, "retries": retries, "left": max(0, left)}
 
 
 @config
