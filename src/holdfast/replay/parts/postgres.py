@@ -103,7 +103,7 @@ class PostgresServer:
             raise Unavailable(f"initdb failed: {made.stderr.strip()[-500:]}")
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it answers. On Linux it ends when the thread that started it does."""
         self.process.start()
 
     def stop(self) -> None:
@@ -126,6 +126,7 @@ class PostgresServer:
 
     def kill(self) -> None:
         """SIGKILL for all of it, as when the machine loses its memory; what was committed is there after `restart`."""
+        self.suspend()  # or those who die later would tell their clients of those who died before
         family = self._family()
         for pid in family:
             _send(pid, signal.SIGKILL)

@@ -1,0 +1,146 @@
+"""What the clients of connections that live long share: one operation on a connection, and how its end is read.
+
+1. An operation whose server answered, with whatever error, says that the server is well; lost connections and silence are failures.
+2. It is done again only where it cannot have run (connecting), or where its user said that it may run twice.
+3. Operations of a policy inside of an operation of the same policy are part of it: they take no second place, and count no second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+
+from holdfast.drivers import threads
+from holdfast.errors import DeadlineExceeded, Rejected
+from holdfast.flow import Call
+from holdfast.outcome import FAILURE, SUCCESS, Verdict
+from holdfast.plan import Plan
+from holdfast.policy import Policy
+
+P = ParamSpec("P")
+R = TypeVar("R")
+D = TypeVar("D", bound=DeadlineExceeded)
+
+# How an error counts for the dependency, and whether the same thing may be done again although it may have run.
+Judge = Callable[[Exception], tuple[Verdict, bool]]
+
+_running: ContextVar[Plan | None] = ContextVar("holdfast.operation", default=None)
+
+
+class Operation:
+    """The `Reading` of one operation.
+
+    Args:
+        judge: how an error counts, and whether doing it again is worth it.
+        repeatable: whether the operation may be done again.
+    """
+
+    __slots__ = ("_judge", "_repeatable")
+
+    def __init__(self, judge: Judge, *, repeatable: bool) -> None:
+        self._judge = judge
+        self._repeatable = repeatable
+
+    def error(self, error: Exception) -> tuple[Verdict, bool]:
+        """See `Reading.error`."""
+        if isinstance(error, DeadlineExceeded):
+            return FAILURE, self._repeatable
+        verdict, again = self._judge(error)
+        return verdict, again and self._repeatable
+
+    def result(self, _result: object) -> tuple[Verdict | None, bool]:
+        """See `Reading.result`: whatever the server answers is an answer."""
+        return SUCCESS, False
+
+    def unfinished(self, call: Call) -> None:
+        """See `Reading.unfinished`: there is no such thing here."""
+
+    def delay(self, _failure: object) -> float | None:
+        """See `Reading.delay`: these servers do not say when to come back."""
+        return None
+
+
+class Guarding:
+    """A policy as connections use it.
+
+    Args:
+        policy: None for deadlines only.
+        name: who they call, where there is no policy.
+        judge: how errors count.
+
+    Raises:
+        TypeError: it is no policy.
+    """
+
+    __slots__ = ("_judge", "_repeating", "_single", "name")
+
+    def __init__(self, policy: Policy | None, name: str, judge: Judge) -> None:
+        if policy is not None and not isinstance(policy, Policy):
+            raise TypeError(f"policy must be a Policy or None, got {policy!r}")
+        self.name = name if policy is None else policy.name
+        self._judge = judge
+        self._single: Plan | None = None if policy is None else policy._single
+        # A connection has no substitute and no rival: fallback and hedge are for calls with results.
+        whole = None if policy is None else policy._plan
+        self._repeating = self._single if whole is None or whole.hedge is not None else whole.but(fallback=None)
+
+    def once(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do something that may have run when it fails, and so is not done again."""
+        return self._run(self._single, False, fn, args, kwargs)
+
+    def repeatedly(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Do something that can be done again, like connecting, as often as the policy's retry says."""
+        return self._run(self._repeating, True, fn, args, kwargs)
+
+    async def aonce(self, fn: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
+        """`once` for async code."""
+        return await self._arun(self._single, False, fn, args, kwargs)
+
+    async def arepeatedly(self, fn: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
+        """`repeatedly` for async code."""
+        return await self._arun(self._repeating, True, fn, args, kwargs)
+
+    def _run(self, plan: Plan | None, repeatable: bool, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+        if plan is None or _is_part(plan):
+            return fn(*args, **kwargs)
+        token = _running.set(plan)
+        try:
+            return threads.run(plan, fn, args, kwargs, Operation(self._judge, repeatable=repeatable))
+        finally:
+            _running.reset(token)
+
+    async def _arun(
+        self, plan: Plan | None, repeatable: bool, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> R:
+        if plan is None or _is_part(plan):
+            return await fn(*args, **kwargs)
+        from holdfast.drivers import aio
+
+        token = _running.set(plan)
+        try:
+            return await aio.run(plan, fn, args, kwargs, Operation(self._judge, repeatable=repeatable))
+        finally:
+            _running.reset(token)
+
+
+def _is_part(plan: Plan) -> bool:
+    running = _running.get()
+    return running is not None and running.name == plan.name
+
+
+def as_kind(kind: type[D], cut: DeadlineExceeded) -> D:
+    """The same deadline as the client's own kind of error; to be raised from it."""
+    if isinstance(cut, kind):
+        return cut
+    raised = kind(cut.policy, cut.budget, cut.elapsed, cut.started, cut.attempt, cut.what)
+    raised._source = cut._source
+    for line in getattr(cut, "__notes__", ()):
+        raised.add_note(line)
+    return raised
+
+
+def refusal_kind(refusal: Rejected, kinds: dict[type[Rejected], type[Rejected]]) -> Rejected:
+    """The same refusal as the client's own kind of error, where it has one."""
+    kind = kinds.get(type(refusal))
+    return refusal if kind is None else kind(refusal.policy, refusal.retry_after)
