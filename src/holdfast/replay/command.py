@@ -41,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "incidents", nargs="*", type=number, metavar="N", help=f"which ones, of {', '.join(map(str, known))}; all without one"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("replay"), metavar="DIR", help="where report.html and replay.json go (%(default)s)"
+        "--out", type=Path, default=Path("replay-out"), metavar="DIR", help="where report.html and replay.json go (%(default)s)"
     )
     parser.add_argument("--seed", type=_seed, default=1, metavar="N", help="of arrivals, service times and faults (%(default)s)")
     parser.add_argument("--real-time", action="store_true", help=f"the incidents' true times, {SCALE:g} times as long")

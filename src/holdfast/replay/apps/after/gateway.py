@@ -9,6 +9,7 @@ from flask import Flask, abort, jsonify, request
 
 from holdfast import Breaker, Bulkhead, Policy
 from holdfast.clients.requests import Session
+from holdfast.observe import prometheus
 
 AUTHORIZATION = os.environ["AUTHORIZATION_URL"]
 SCALE = float(os.environ["SCALE"])  # the replay's times are this much shorter than the incident's
@@ -19,10 +20,18 @@ authorization = Policy(
     "authorization",
     deadline=1.5 / SCALE,
     attempt_timeout=1.0 / SCALE,
-    breaker=Breaker(min_calls=5, window=30.0 / SCALE, open_for=10.0 / SCALE),
+    breaker=Breaker(
+        min_calls=5,  # each worker sees a tenth of the calls
+        window=30.0 / SCALE,
+        open_for=5.0 / SCALE,
+        open_for_max=10.0 / SCALE,
+        probe_share=0.5,
+        probes_to_close=2,
+    ),
     bulkhead=Bulkhead(7, across="host"),  # of the 10 workers
 )
 http = Session(policy=authorization)
+prometheus.install()
 
 
 def authorize(token):
