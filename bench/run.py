@@ -19,6 +19,7 @@ import importing
 import listeners
 import memory
 import network
+import observe
 import refused
 import threads
 from measure import Effort, Figure
@@ -32,6 +33,7 @@ SUBJECTS = {
     "listeners": listeners.figures,
     "memory": memory.figures,
     "network": network.figures,
+    "observe": observe.figures,
 }
 PEERS = ("pyresilience", "tenacity", "pybreaker", "stamina")
 QUICK = 0.15

@@ -1,0 +1,197 @@
+"""What events and snapshots say in metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from holdfast import policy
+from holdfast.events import Event
+from holdfast.observe import metrics
+from holdfast.observe.metrics import Metric, Names
+from holdfast.policies.breaker import State
+from holdfast.policy import Policy
+from holdfast.records import AttemptEnded, BreakerChanged, DeadlineOutrun, FellBack, GaveUp, Hedged, Refused, Retrying
+
+if TYPE_CHECKING:
+    from holdfast.servers.workers import PoolSnapshot
+    from holdfast.snapshots import PolicySnapshot
+
+# Takes a metric, the values of its labels, and what to add to it or to observe.
+Sink: TypeAlias = Callable[[Metric, tuple[str, ...], float], object]
+Gauges: TypeAlias = dict[tuple[Metric, tuple[str, ...]], float]
+
+REASONS = {
+    "no attempts left": "attempts",
+    "the deadline leaves no time for another": "deadline",
+    "the breaker is open": "breaker",
+    "retry budget empty": "budget",
+}
+KINDS = frozenset({"BreakerOpen", "BulkheadFull", "RateLimited", "Overloaded"})
+OTHER = "other"
+
+_MOST_POOLS = 100
+
+
+class Chosen:
+    """The policies that are shown.
+
+    Args:
+        policies: only these; None for every one of the process, those that are made later too.
+
+    Raises:
+        TypeError: there is something else among them.
+    """
+
+    def __init__(self, policies: Iterable[Policy] | None) -> None:
+        self._policies = None if policies is None else list(policies)
+        for one in self._policies or ():
+            if not isinstance(one, Policy):
+                raise TypeError(f"policies must be policies, got {one!r}")
+        self.names = None if self._policies is None else frozenset(one.name for one in self._policies)
+
+    def snapshots(self) -> list[PolicySnapshot]:
+        """What they are like now."""
+        return policy.snapshots() if self._policies is None else [one.snapshot() for one in self._policies]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Chosen) and self._policies == other._policies
+
+    def __hash__(self) -> int:
+        return hash(self.names)
+
+
+class Readings:
+    """A listener that hands on what it hears as measurements.
+
+    Args:
+        sink: takes them, in the thread or task where they happened.
+        chosen: the policies that it listens to.
+        names: their labels.
+    """
+
+    __slots__ = ("_budgeted", "_chosen", "_label", "_names", "_sink")
+
+    def __init__(self, sink: Sink, chosen: Chosen, names: Names) -> None:
+        self._sink = sink
+        self._chosen = chosen
+        self._names = chosen.names
+        self._label = names.label
+        self._budgeted: dict[str, bool] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Hear an event."""
+        tell = _TELL.get(type(event))
+        if tell is not None and (self._names is None or event.policy in self._names):
+            tell(self, self._label(event.policy), event)
+
+    def _attempt(self, name: str, event: AttemptEnded) -> None:
+        labels = (name, event.verdict)
+        self._sink(metrics.ATTEMPTS, labels, 1.0)
+        self._sink(metrics.ATTEMPT_DURATION, labels, event.elapsed)
+        if event.attempt == 1:
+            self._sink(metrics.CALLS, (name,), 1.0)
+
+    def _retrying(self, name: str, _: Retrying) -> None:
+        self._sink(metrics.RETRIES, (name,), 1.0)
+        self._granted(name)
+
+    def _gave_up(self, name: str, event: GaveUp) -> None:
+        reason = REASONS.get(event.reason, OTHER)
+        self._sink(metrics.GAVE_UP, (name, reason), 1.0)
+        if reason == "budget":
+            self._sink(metrics.BUDGET_DECISIONS, (name, "denied"), 1.0)
+
+    def _refused(self, name: str, event: Refused) -> None:
+        self._sink(metrics.REFUSALS, (name, event.kind if event.kind in KINDS else OTHER), 1.0)
+
+    def _changed(self, name: str, event: BreakerChanged) -> None:
+        self._sink(metrics.BREAKER_TRANSITIONS, (name, event.old, event.new), 1.0)
+
+    def _hedged(self, name: str, _: Hedged) -> None:
+        self._sink(metrics.HEDGES, (name,), 1.0)
+        self._granted(name)
+
+    def _fell_back(self, name: str, _: FellBack) -> None:
+        self._sink(metrics.FALLBACKS, (name,), 1.0)
+
+    def _outrun(self, name: str, event: DeadlineOutrun) -> None:
+        self._sink(metrics.OUTRUNS, (name,), 1.0)
+        self._sink(metrics.OUTRUN_TIME, (name,), max(0.0, event.outside))
+
+    def _granted(self, name: str) -> None:
+        # The event does not say whether a budget was asked. A policy never gains or loses one, so this is found out once per label.
+        known = self._budgeted.get(name)
+        if known is None:
+            known = self._budgeted[name] = any(
+                one["budget"] is not None and self._label(one["name"]) == name for one in self._chosen.snapshots()
+            )
+        if known:
+            self._sink(metrics.BUDGET_DECISIONS, (name, "granted"), 1.0)
+
+
+_TELL: Mapping[type[Event], Callable[[Readings, str, Any], None]] = {
+    AttemptEnded: Readings._attempt,
+    Retrying: Readings._retrying,
+    GaveUp: Readings._gave_up,
+    Refused: Readings._refused,
+    BreakerChanged: Readings._changed,
+    Hedged: Readings._hedged,
+    FellBack: Readings._fell_back,
+    DeadlineOutrun: Readings._outrun,
+}
+
+
+def gauges(snapshots: Iterable[PolicySnapshot], names: Names) -> Gauges:
+    """What policies are like now; those of one name as one."""
+    found: Gauges = {}
+
+    def put(metric: Metric, labels: tuple[str, ...], value: float) -> None:
+        before = found.get((metric, labels), 0.0)
+        found[metric, labels] = before + value if metric.together == "sum" else max(before, value)
+
+    for one in snapshots:
+        name = (names.label(one["name"]),)
+        if one["breaker"] is not None:
+            for state in State:
+                put(metrics.BREAKER_STATE, (*name, state.value), float(state.value == one["breaker"]["state"]))
+        if one["budget"] is not None:
+            put(metrics.BUDGET_LEFT, name, one["budget"]["left"])
+        if one["limit"] is not None:
+            put(metrics.IN_FLIGHT, name, one["limit"]["running"])
+            put(metrics.LIMIT, name, one["limit"]["limit"])
+            put(metrics.WAITING, name, one["limit"]["waiting"])
+        if one["rate_limit_wait"] is not None:
+            put(metrics.RATE_LIMIT_WAIT, name, one["rate_limit_wait"])
+        if one["hedge_after"] is not None:
+            put(metrics.HEDGE_DELAY, name, one["hedge_after"])
+    return found
+
+
+def pool_figures(pool: PoolSnapshot) -> Mapping[Metric, float | None]:
+    """What a pool of workers is like now; None for what it cannot tell."""
+    return {
+        metrics.WORKERS: pool["workers"],
+        metrics.WORKERS_BUSY: pool["busy"],
+        metrics.WORKERS_IDLE: pool["idle"],
+        metrics.WORKERS_QUEUE: pool["queue"],
+        metrics.WORKERS_QUEUE_LIMIT: pool["queue_limit"],
+        metrics.WORKERS_REQUESTS: pool["requests"],
+        metrics.WORKERS_BUSY_TIME: pool["busy_seconds"],
+        metrics.WORKERS_WAIT_TIME: pool["wait_seconds"],
+    }
+
+
+def pools(wanted: Collection[str] | None) -> list[PoolSnapshot]:
+    """The pools of workers of this user and machine.
+
+    Args:
+        wanted: those of these names; None for all that have a living worker, as far as their number is bounded.
+    """
+    try:
+        from holdfast.servers import workers
+    except ImportError:  # this system has no file locks
+        return []
+    if wanted is not None:
+        return [one for one in workers.snapshots() if one["name"] in wanted]
+    return [one for one in workers.snapshots() if one["workers"]][:_MOST_POOLS]

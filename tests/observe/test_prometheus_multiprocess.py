@@ -1,0 +1,119 @@
+"""prometheus_client's mode of several processes, under a real gunicorn: a scrape of one worker tells of all."""
+
+import os
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from holdfast.replay.parts.process import Folder, Process, accepts, free_port
+
+HOOKS = """
+from prometheus_client import multiprocess
+
+def child_exit(server, worker):
+    multiprocess.mark_process_dead(worker.pid)
+"""
+
+
+@pytest.fixture(params=[[], ["--preload"]], ids=["each worker imports", "preload"])
+def gunicorn(request):
+    with Folder("observe") as folder:
+        values = folder / "values"
+        values.mkdir()
+        (folder / "hooks.py").write_text(HOOKS)
+        port = free_port()
+        command = [sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", f"127.0.0.1:{port}", "--config", str(folder / "hooks.py")]
+        server = Process(
+            [*command, *request.param, "--chdir", str(Path(__file__).parent), "app_of_gunicorn:app"],
+            name="gunicorn",
+            folder=folder,
+            ready=lambda: accepts(port),
+            environment={"PROMETHEUS_MULTIPROC_DIR": str(values)},
+            death_signal="TERM",
+        )
+        with server:
+            yield port
+
+
+def get(port, path="/"):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+        return response.read().decode()
+
+
+def scraped(port):
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(get(port, "/metrics"))
+        for sample in family.samples
+    }
+
+
+def until(ask, wanted, seconds=20.0):
+    end = time.monotonic() + seconds
+    while (found := ask()) != wanted and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+def calls_by_worker(port):
+    seen = {}
+    for _ in range(400):
+        pid = int(get(port))
+        seen[pid] = seen.get(pid, 0) + 1
+        if len(seen) == 2:
+            break
+    assert len(seen) == 2
+    return seen
+
+
+@pytest.mark.realtime
+def test_a_scrape_tells_of_the_calls_of_all_workers_and_of_the_gauges_of_those_that_live(gunicorn):
+    seen = calls_by_worker(gunicorn)
+    policy = ("policy", "billing")
+    assert scraped(gunicorn)["holdfast_calls_total", policy] == sum(seen.values())
+    assert scraped(gunicorn)["holdfast_attempt_duration_seconds_count", policy, ("verdict", "success")] == sum(seen.values())
+    # Both workers have written their gauges: the limits of two processes, and no breaker open.
+    assert until(lambda: scraped(gunicorn).get(("holdfast_bulkhead_limit", policy)), 10) == 10
+    assert scraped(gunicorn)["holdfast_breaker_state", policy, ("state", "forced-open")] == 0
+
+    tripped = int(get(gunicorn, "/trip"))
+    state = ("holdfast_breaker_state", policy, ("state", "forced-open"))
+    assert until(lambda: scraped(gunicorn)[state], 1) == 1
+
+    os.kill(tripped, 9)
+    # What the dead worker showed is gone, what it had counted stays.
+    assert until(lambda: scraped(gunicorn)[state], 0) == 0
+    assert scraped(gunicorn)["holdfast_calls_total", policy] >= sum(seen.values())
+
+
+@pytest.mark.realtime
+def test_the_thread_that_writes_gauges_ends_with_the_installation():
+    program = """
+import os, tempfile, threading
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp()
+from holdfast import Bulkhead, Policy
+from holdfast.observe import prometheus
+before = threading.active_count()
+stop = prometheus.install(pools=[])
+assert threading.active_count() == before, "no thread before the first event"
+policy = Policy("billing", bulkhead=Bulkhead(3))
+policy.call(int)
+assert threading.active_count() == before + 1
+policy.call(int)
+assert threading.active_count() == before + 1
+if (child := os.fork()) == 0:
+    policy.call(int)
+    os._exit(threading.active_count() - before)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+registry = prometheus.scrape_registry(pools=[])
+stop()
+assert threading.active_count() == before
+assert registry.get_sample_value("holdfast_bulkhead_limit", {"policy": "billing"}) is not None
+"""
+    import subprocess
+
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=60)
