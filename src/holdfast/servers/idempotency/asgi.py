@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine
 from inspect import isawaitable
-from typing import Any, cast
+from typing import Any
 
 from holdfast.deadlines import ambient
 from holdfast.errors import DeadlineExceeded, StoreUnavailable
@@ -14,8 +14,8 @@ from holdfast.scope import deadline, shield
 from holdfast.servers.idempotency.answers import Answer, Pairs
 from holdfast.servers.idempotency.gathering import Gathering
 from holdfast.servers.idempotency.part import ENDING, NOT_STORED, Ending, Idempotency, _connection, refusal
-from holdfast.servers.idempotency.store import AsyncClaim, AsyncStore, Held, Running, Store
-from holdfast.servers.idempotency.threaded import Threaded
+from holdfast.servers.idempotency.store import AsyncClaim, Held, Running
+from holdfast.servers.idempotency.threaded import awaited
 from holdfast.servers.interfaces import ASGIApp, Message, Receive, Scope, Send
 from holdfast.servers.request import from_scope
 
@@ -27,11 +27,8 @@ class AsgiIdempotency:
     """An application that does once what is asked for several times."""
 
     def __init__(self, part: Idempotency, app: ASGIApp) -> None:
-        store = part.store
-        if not callable(getattr(store, "aclaim", None)) or getattr(store, "only_blocking", False):
-            store = Threaded(cast("Store", store))
         self._part = part
-        self._store = cast("AsyncStore", store)
+        self._store = awaited(part.store)
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -204,8 +204,8 @@ class Idempotency:
 
     def ending_after(self, error: BaseException) -> Ending | None:
         """What becomes of a claim whose work raised; None to abandon it."""
-        if isinstance(error, DeadlineExceeded) or not isinstance(error, Exception):
-            return None  # cut off by its deadline, a cancellation, the end of the process: nobody knows how far it came
+        if was_stopped(error):
+            return None
         if self.store.transactional or isinstance(error, Rejected):
             return Ending(None, False)
         return self.ending(FAILED)
@@ -230,6 +230,11 @@ def refusal(status: int, code: str, detail: str, after: float | None = None) -> 
     if after is not None:
         headers.append(("Retry-After", retry_after(after)))
     return Answer(status, reason(status), headers, body_of(status, code, detail))
+
+
+def was_stopped(error: BaseException) -> bool:
+    """Whether work was cut off, by its deadline, a cancellation, the end of the process: nobody knows how far it came."""
+    return isinstance(error, DeadlineExceeded) or not isinstance(error, Exception)
 
 
 FAILED = refusal(500, "internal-error", "The first request with this key failed.")

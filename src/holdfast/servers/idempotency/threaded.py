@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
-from holdfast.servers.idempotency.store import Claim, Held, Store
+from holdfast.servers.idempotency.store import AsyncStore, Claim, Held, Store
+
+
+def awaited(store: Store | AsyncStore) -> AsyncStore:
+    """The store for async code: itself, where it can be awaited."""
+    if callable(getattr(store, "aclaim", None)) and not getattr(store, "only_blocking", False):
+        return cast("AsyncStore", store)
+    return Threaded(cast("Store", store))
 
 
 class Threaded:
