@@ -74,7 +74,7 @@ def test_seed_scale_and_places_are_the_users(tmp_path):
     [
         (["9"], "an incident must be one of 1, 2, 3, got '9'"),
         (["x"], "an incident must be one of 1, 2, 3, got 'x'"),
-        (["--seed", "-1"], "expected one argument"),
+        (["--seed", "-1"], "a seed must be a whole number from 0, got '-1'"),
         (["--seed", "x"], "a seed must be a whole number from 0, got 'x'"),
     ],
 )

@@ -85,7 +85,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def _play(given: Namespace) -> int:
     from holdfast.replay import incidents
     from holdfast.replay.parts.process import Folder
-    from holdfast.replay.report import page, terminal
+    from holdfast.replay.report import terminal
+    from holdfast.replay.report.page import write
     from holdfast.replay.results import Replay
 
     started, began = datetime.now().astimezone().isoformat(timespec="seconds"), time.monotonic()
@@ -108,7 +109,7 @@ def _play(given: Namespace) -> int:
     )
     terminal.claims(replay)
     _write(replay, given)
-    page.write(replay, given.out / "report.html")
+    write(replay, given.out / "report.html")
     terminal.say(f"report: {given.out / 'report.html'}")
     return 0 if replay.held and not skipped else 1
 
