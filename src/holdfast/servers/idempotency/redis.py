@@ -127,10 +127,11 @@ class RedisStore:
             head = json.loads(line)
             state, fingerprint = str(head["state"]), str(head["fingerprint"])
             if state == "running":
-                # It is there for longer than its lease where it must not be run again.
+                # What must not be run again is there for longer than its lease.
                 over = float(head["held_for"]) / 1000.0 - float(head["lease"])
-                lease_left = left - over
-                return Running(fingerprint, min(lease_left, float(head["lease"]))) if lease_left > 0 else Interrupted(fingerprint)
+                if head["refuse"] is True and left <= over:
+                    return Interrupted(fingerprint)
+                return Running(fingerprint, max(0.001, left - over))
             if state == "interrupted":
                 return Interrupted(fingerprint)
         except (ValueError, TypeError, KeyError, IndexError):
@@ -148,10 +149,10 @@ class RedisClaim:
             raise TypeError("RedisStore has no transactions, so a claim needs a key")
         self.name = store._prefix + key
         self.lease = lease
-        self.held_for = math.ceil(1000 * (lease if store._interrupted == "repeat" else max(lease, ttl)))
-        self.marker = _value(
-            {"state": "running", "fingerprint": fingerprint, "token": secrets.token_hex(16), "lease": lease, "held_for": self.held_for}
-        )
+        refuse = store._interrupted == "refuse"
+        self.held_for = math.ceil(1000 * (max(lease, ttl) if refuse else lease))
+        mine = {"token": secrets.token_hex(16), "lease": lease, "held_for": self.held_for, "refuse": refuse}
+        self.marker = _value({"state": "running", "fingerprint": fingerprint, **mine})
         self._store = store
         self._fingerprint = fingerprint
         self._ttl = ttl
