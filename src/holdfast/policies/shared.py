@@ -190,8 +190,8 @@ class Purse:
 
     __slots__ = ("_ratio", "cut_off", "floor_part", "lent", "lent_at", "refused", "reported", "spent", "spent_reported")
 
-    def __init__(self, ratio: float) -> None:
-        self._ratio = ratio
+    def __init__(self, ledger: Ledger) -> None:
+        self._ratio = ledger._ratio
         self.cut_off = True  # the fleet cannot be asked
         self.floor_part = 1.0  # of the fleet's floor, the part that is ours while we are cut off
         self.lent = 0  # retries that the fleet has counted already

@@ -1,0 +1,341 @@
+"""One background thread per process: it does the rounds, listens for changes, and tells who listens to events.
+
+The thread serves blocking and async programs alike. Calls never wait for it: it reads and writes the numbers that breakers and budgets go
+by, under their own locks, and holds none while it talks to the store. It is a daemon, and whatever it does is bounded in time, so it
+holds no exit.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import weakref
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from secrets import token_hex
+from threading import Event, Thread
+from time import monotonic
+from typing import TYPE_CHECKING, cast
+
+from holdfast import events
+from holdfast.errors import BreakerOpen
+from holdfast.fleet import protocol
+from holdfast.fleet.connections import Address
+from holdfast.fleet.member import Member, Terms
+from holdfast.fleet.redis import RedisStore, is_forbidden, reason
+from holdfast.policies import shared
+from holdfast.policies.breaker import Breaker
+from holdfast.policy import Policy
+from holdfast.scope import deadline
+
+if TYPE_CHECKING:
+    from holdfast.fleet import FleetSnapshot, PolicyInFleet
+    from holdfast.policies.breaker import Circuit
+
+# The longest pause of a process that has nothing to say, while it is told of changes, and while it is not.
+_IDLE = 5.0
+_IDLE_DEAF = 1.0
+_RETRY = 2.0  # the longest pause between two attempts to reach the store
+# How often the thread looks whether it is to end, and the shortest time between two rounds because of a change.
+_SLICE = 0.25
+_LEAST_GAP = 0.01
+_MOST_REPORTS = 100
+_SPREAD = 0.1  # of the interval, so that processes that were started together do not go on together
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `connect` was given."""
+
+    address: Address
+    prefix: str
+    interval: float
+    timeout: float
+    quorum: float
+    lease: float
+
+
+class Agent:
+    """The fleet's side of one process.
+
+    Args:
+        settings: of the fleet.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.members: dict[object, Member] = {}
+        self.away_since: float | None = None  # the store cannot be asked since then
+        self.connected = False
+        self._rng = random.Random()
+        self._wake = Event()
+        self._closing = False
+        self._hints: set[str] = set()
+        self._all_asked = float("-inf")
+        self._reported: set[str] = set()
+        self._begin()
+
+    def _begin(self) -> None:
+        settings = self.settings
+        self._terms = Terms(token_hex(8), settings.quorum, settings.lease, settings.interval, max(_IDLE, settings.interval))
+        self._store = RedisStore(settings.address, settings.prefix, settings.timeout)
+        # The store is a dependency like any other: bounded in time, and left alone for a while when it is down.
+        self._policy = Policy(
+            "holdfast.fleet",
+            deadline=settings.timeout,
+            breaker=Breaker(
+                consecutive=1,
+                open_for=settings.interval,
+                open_for_max=max(2.0, settings.interval),
+                probe_share=1.0,
+                probes_to_close=1,
+                max_probes=1,
+            ),
+            shared=False,
+        )
+        self._thread = Thread(target=self._run, name="holdfast-fleet", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._enlist()
+        self._thread.start()
+        _agents.add(self)
+
+    def close(self) -> None:
+        """End the thread, after one last round if the store answers; policies are local again."""
+        _agents.discard(self)
+        self._closing = True
+        self._wake.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(2 * self.settings.timeout + _SLICE + 1.0)
+        for member in list(self.members.values()):
+            member.leave()
+        self.members.clear()
+
+    def again_in_child(self) -> None:
+        """After a fork: a process of its own, with connections of its own, which knows what its parent knew."""
+        parents, self.members = self.members, {}
+        self._wake = Event()
+        self._rng = random.Random()
+        self._begin()
+        self._enlist({key: member.known for key, member in parents.items()})
+        self._thread.start()
+
+    def snapshot(self) -> FleetSnapshot:
+        """See `holdfast.fleet.snapshot`."""
+        policies: dict[str, PolicyInFleet] = {}
+        for member in list(self.members.values()):
+            seen, known = member.seen, member.known
+            if seen is not None:
+                half = known.state == "open" and monotonic() >= known.ends
+                policies[member.name] = {
+                    "state": known.force if known.force != "none" else "half-open" if half else known.state,
+                    "processes": seen.processes,
+                    "calls": seen.calls,
+                    "failures": seen.failures,
+                    "slow": seen.slow,
+                    "requests": 0 if seen.budget is None else seen.budget.calls,
+                    "retries": 0 if seen.budget is None else seen.budget.retries,
+                }
+        since = self.away_since
+        return {"connected": self.connected, "away": None if since is None else monotonic() - since, "policies": policies}
+
+    # The thread.
+
+    def _run(self) -> None:
+        while not self._closing:
+            began = monotonic()
+            with suppress(Exception):  # a bug in here must not end the thread, and there is nobody to tell
+                self._enlist()
+                self._orders()
+                self._round(began)
+            pause = self.settings.interval * self._rng.uniform(1 - _SPREAD, 1 + _SPREAD)
+            self._rest(began + pause)
+        self._last_words()
+
+    def _rest(self, until: float) -> None:
+        """Wait for the next round, or until the fleet's state changes."""
+        while not self._closing and not self._hints and not self._wake.is_set():
+            left = until - monotonic()
+            if left <= 0:
+                return
+            if not (self.connected and self._listen(min(left, _SLICE))):
+                self._wake.wait(min(left, _SLICE))
+        self._wake.clear()
+        if self._hints and not self._closing:
+            self._wake.wait(_LEAST_GAP)
+
+    def _listen(self, seconds: float) -> bool:
+        try:
+            with deadline(seconds + self.settings.timeout):
+                self._store.listen()
+                self._hints.update(self._store.changes(seconds))
+        except Exception as error:
+            # The rounds say whether the store is there. Without its word of changes they are only learnt of a little later.
+            if is_forbidden(error):
+                self._ignored("", "the user may not subscribe to the fleet's channel")
+            return False
+        return True
+
+    def _enlist(self, known: dict[object, protocol.FleetState] | None = None) -> None:
+        """Take in the policies that were made since, and let go of those that are gone."""
+        entries = list(shared.entries.items())
+        budgets = {id(member.ledger) for member in self.members.values()}
+        alive = set()
+        for key, entry in entries:
+            alive.add(key)
+            if key in self.members:
+                continue
+            circuit = entry.circuit() if entry.circuit is not None else None
+            ledger = entry.ledger() if entry.ledger is not None else None
+            if id(ledger) in budgets:
+                ledger = None  # it is shared by policies, and has the name of the first
+            budgets.add(id(ledger))
+            if circuit is not None or ledger is not None:
+                self.members[key] = Member(entry.name, circuit, ledger, self._terms, self._rng, (known or {}).get(key))
+                if self.away_since is not None or not self.connected:
+                    self.members[key].cut_off()
+        gone = [self.members.pop(key) for key in self.members.keys() - alive]
+        orphans = {id(member.ledger) for member in gone if member.ledger is not None}
+        for key, entry in entries if orphans else ():
+            # A budget whose policy is gone goes with the next policy that spends from it.
+            if entry.ledger is not None and id(entry.ledger()) in orphans and key in self.members:
+                self.members.pop(key).leave()
+
+    # What is said and learnt.
+
+    def _round(self, now: float) -> None:
+        hints, self._hints = self._hints, set()
+        deaf = not self._store.listening and now - self._all_asked >= _IDLE_DEAF
+        if self.away_since is not None or deaf:
+            hints.update(member.name for member in self.members.values())
+            self._all_asked = now
+        if self._talk(now, hints) and self._talk(monotonic(), {member.name for member in self.members.values()}) is not None:
+            events.publish(
+                [events.FleetLost("", "the store had forgotten the fleet; what this process knows is put back"), events.FleetBack("", 0.0)]
+            )
+
+    def _talk(self, now: float, hints: set[str]) -> bool | None:
+        """Do a round of every policy that has something to say, and of those in `hints`.
+
+        Returns:
+            Whether the store had forgotten something that this process knows; None where it cannot be asked.
+        """
+        asking, questions = [], []
+        for member in list(self.members.values()):
+            question = member.ask(now, hinted=member.name in hints)
+            if question is not None:
+                asking.append(member)
+                questions.append(question)
+        if not questions:
+            return False
+        try:
+            answers = self._policy.call(self._ask, questions)
+        except BreakerOpen:
+            return None
+        except Exception as error:
+            self._lost(reason(error), self.members.values())
+            return None
+        return self._learn(asking, answers, now)
+
+    def _ask(self, questions: list[dict[str, object]]) -> list[object]:
+        answers = self._store.rounds(questions)
+        errors = [answer for answer in answers if isinstance(answer, Exception)]
+        if len(errors) == len(answers):
+            raise errors[0]
+        return answers
+
+    def _learn(self, asking: list[Member], answers: list[object], asked: float) -> bool:
+        now, forgotten, failed = monotonic(), False, []
+        why = ""
+        for member, answer in zip(asking, answers, strict=True):
+            if isinstance(answer, Exception):
+                why = reason(answer)
+                failed.append(member)
+                continue
+            circuit = member.circuit
+            try:
+                checked = protocol.read(answer, now, longest_pause(circuit))
+            except protocol.Malformed as error:
+                self._ignored(member.name, f"an answer: {error}")
+                member.cut_off()
+                continue
+            member.learn(checked, asked, now)
+            forgotten = forgotten or checked.forgotten
+            if checked.ignored:
+                self._ignored(member.name, checked.ignored)
+            if circuit is not None:
+                events.publish(circuit.take_news())
+        if failed:
+            self._lost(why, failed)
+        else:
+            self._back()
+        return forgotten
+
+    def _orders(self) -> None:
+        """Tell the fleet what somebody forced in this process."""
+        for member in list(self.members.values()):
+            order = member.order(monotonic())
+            if order is None:
+                continue
+            try:
+                self._policy.call(self._store.force, member.name, order[0], order[1])
+            except BreakerOpen:
+                return
+            except Exception as error:
+                self._lost(reason(error), self.members.values())
+                return
+            member.ordered(order[0])
+            self._hints.add(member.name)
+
+    def _lost(self, why: str, members: Iterable[Member]) -> None:
+        for member in list(members):
+            member.cut_off()
+        self.connected = False
+        self._store.close()
+        if self.away_since is None:
+            self.away_since = monotonic()
+            events.publish([events.FleetLost("", why)])
+
+    def _back(self) -> None:
+        self.connected = True
+        since, self.away_since = self.away_since, None
+        if since is not None:
+            self._reported.clear()
+            events.publish([events.FleetBack("", monotonic() - since)])
+
+    def _ignored(self, policy: str, what: str) -> None:
+        """Tell that something was not used; of each kind once, or a stranger could fill the logs."""
+        if what not in self._reported and len(self._reported) < _MOST_REPORTS:
+            self._reported.add(what)
+            events.publish([events.FleetIgnored(policy, what)])
+
+    def _last_words(self) -> None:
+        if self.connected:
+            with suppress(Exception):
+                self._orders()
+                for member in self.members.values():
+                    member.farewell()
+                self._talk(monotonic(), set())
+        self._store.close()
+
+
+def longest_pause(circuit: Circuit | None) -> float:
+    """The longest pause that a process believes the fleet."""
+    return 0.0 if circuit is None else cast("float", circuit.config.open_for_max)
+
+
+# Which agents are to begin again in the child of a fork.
+_agents: weakref.WeakSet[Agent] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for agent in list(_agents):
+        agent.again_in_child()
+
+
+# Registered after the locks' own hook, and so called after it: the thread finds locks that are free.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

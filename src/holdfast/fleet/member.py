@@ -1,0 +1,341 @@
+"""One policy of this process in the fleet: what it says in a round, and what it makes of the answer. No I/O; time is given.
+
+A process speaks when it has something to say: new counts, a probe that ran or is due, retries that were spent or refused. Otherwise it
+only asks how things are, ever more rarely.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from dataclasses import dataclass, replace
+from random import Random
+from typing import TYPE_CHECKING, cast
+
+from holdfast.fleet.protocol import WHY, Answer, FleetState, Lent, milliseconds
+from holdfast.policies.breaker import Breaker, Circuit, State
+from holdfast.policies.shared import Account, Membership, Purse, Report, account, follow, report, terms
+
+if TYPE_CHECKING:
+    from holdfast.policies.budget import Ledger
+
+# How much of a grown pause jitter may take away; as in a breaker without a fleet.
+_JITTER = 0.2
+# Rounds between two in which the process also clears away what others left behind.
+_SWEEP = 64
+_NOTHING: Report = Report([0, 0, 0], [0, 0, 0], False, False, 0, 0, 0, (0, 0), 0, 0)
+_NO_ACCOUNT: Account = Account([0, 0], [0, 0], 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all policies of a process have in common in a fleet.
+
+    Args:
+        process: the process's name in the store.
+        quorum: the share of the processes that saw traffic, above which they speak for all.
+        lease: seconds for which a probe is lent.
+        interval: seconds between two rounds of a process that has something to say.
+        idle: the longest pause between two rounds, in seconds.
+    """
+
+    process: str
+    quorum: float
+    lease: float
+    interval: float
+    idle: float
+
+
+class Member:
+    """A policy in the fleet.
+
+    Args:
+        name: the policy's.
+        circuit: its breaker, where it has one.
+        ledger: its budget, where it has one.
+        terms: those of the process.
+        rng: for jitter.
+        known: the fleet's state, as far as this process knows it already.
+    """
+
+    def __init__(
+        self, name: str, circuit: Circuit | None, ledger: Ledger | None, terms: Terms, rng: Random, known: FleetState | None = None
+    ) -> None:
+        self.name = name
+        # Weak: a policy lives as long as its program has it, and not for the fleet's sake.
+        self._circuit = None if circuit is None else weakref.ref(circuit)
+        self._ledger = None if ledger is None else weakref.ref(ledger)
+        self.known = known or FleetState()
+        self.seen: Answer | None = None  # the last answer
+        self._terms = terms
+        self._rng = rng
+        self._rounds = 0
+        self._said: object = None  # what the last round said that was answered
+        self._saying: object = None
+        self._back = 0
+        self._leaving = False
+        self._next = -math.inf  # when it asks, though it has nothing to say
+        self._idle = terms.interval
+        self._had = 0  # leases at the last round
+        self._unused_since = math.inf
+        self._account = _NO_ACCOUNT
+        self._wanted = 0
+        self._purse_left = 1
+        self._order_since = math.inf
+        if circuit is not None:
+            self.membership = Membership(circuit.config.max_probes)
+            state = circuit.state(0.0)
+            if state in (State.FORCED_OPEN, State.FORCED_CLOSED) and known is None:
+                self.membership.command = state  # somebody forced it before the process joined
+            circuit.fleet = self.membership
+        if ledger is not None:
+            self.purse = Purse(ledger)
+            ledger.fleet = self.purse
+
+    @property
+    def circuit(self) -> Circuit | None:
+        """The breaker; None where there is none, or no more."""
+        return None if self._circuit is None else self._circuit()
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The budget, likewise."""
+        return None if self._ledger is None else self._ledger()
+
+    # Speaking.
+
+    def ask(self, now: float, *, hinted: bool = False) -> dict[str, object] | None:
+        """The question for the next round; None where there is nothing to say and nothing to ask yet."""
+        told = self._report(now)
+        paid = self._pay(now)
+        saying = (told.ever, told.window[0] > 0, self._is_bad(told), told.shut, told.passed, told.failed_in, told.closed_in, paid.ever)
+        busy = told.held or self._had or told.asked or paid.refused or self._back
+        if not (busy or hinted or saying != self._said or now >= self._next):
+            return None
+        self._saying = saying
+        self._rounds += 1
+        return {
+            "policy": self.name,
+            "member": self._terms.process,
+            "sweep": int(self._rounds % _SWEEP == 0),
+            **self._known(now),
+            **self._counts(told, paid),
+            **self._probing(told),
+            **self._rules(),
+        }
+
+    def _report(self, now: float) -> Report:
+        circuit = self.circuit
+        if circuit is None:
+            return _NOTHING
+        give_back = self._leaving or now - self._unused_since > self._terms.lease
+        told = report(circuit, self.membership, now, give_back)
+        if told.held <= told.running:
+            self._unused_since = math.inf
+        elif self._unused_since == math.inf:
+            self._unused_since = now
+        return told
+
+    def _pay(self, now: float) -> Account:
+        self._back, ledger = 0, self.ledger
+        if ledger is None:
+            return _NO_ACCOUNT
+        purse, before = self.purse, self._account
+        paid = account(ledger, purse, now)
+        used = max(0, before.held - paid.held)
+        # A lease slides out of the fleet's window; before that it is renewed.
+        if paid.held and not purse.cut_off and (self._leaving or now - purse.lent_at > terms(ledger).span / 2):
+            with ledger._lock:
+                self._back, purse.lent = purse.lent, 0
+            paid = paid._replace(held=0)
+        demand = paid.refused + used
+        renews_unused = self._back and not demand and not self._purse_left
+        self._wanted = 0 if renews_unused or self._leaving else max(1, 2 * demand)
+        self._account = paid
+        return paid
+
+    def _known(self, now: float) -> dict[str, object]:
+        known = self.known
+        return {
+            "generation": known.generation,
+            "state": known.state,
+            "left": max(0, round((known.ends - now) * 1000)),
+            "pause": round(known.pause * 1000),
+            "why": known.why,
+            "force": known.force,
+            "stamp": known.stamp,
+        }
+
+    def _counts(self, told: Report, paid: Account) -> dict[str, object]:
+        calls, failures, slow = told.ever
+        window = dict(zip(("calls", "failures", "slow"), told.window, strict=True))
+        return {
+            "calls": calls,
+            "failures": failures,
+            "slow": slow,
+            "requests": paid.ever[0],
+            "spent": paid.ever[1],
+            "window": {**window, "requests": paid.window[0], "retries": paid.window[1]},
+            "bad": int(self._is_bad(told)),
+            "shut": int(told.shut),
+        }
+
+    def _probing(self, told: Report) -> dict[str, object]:
+        circuit = self.circuit
+        if circuit is None:
+            return {"passed": 0, "failed": 0}
+        config, generation = circuit.config, self.known.generation
+        passed_in, passed = told.passed
+        if generation and told.closed_in == generation:
+            passed = config.probes_to_close
+        elif passed_in != generation:
+            passed = 0
+        wanted = math.ceil(told.asked * (1.0 if config.health_check else config.probe_share))
+        return {
+            "passed": passed,
+            "failed": int(generation > 0 and told.failed_in == generation),
+            "jitter": _JITTER * self._rng.random(),
+            "running": told.running,
+            "held": told.held,
+            "had": self._had,
+            "wanted": min(wanted, config.max_probes),
+            "alone": told.alone,
+        }
+
+    def _is_bad(self, told: Report) -> bool:
+        """Whether this process's own calls, few as they may be, look as bad as the rule says."""
+        circuit = self.circuit
+        if circuit is None or not told.window[0]:
+            return False
+        config, (calls, failures, slow) = circuit.config, told.window
+        return (config.failure_rate is not None and failures / calls >= config.failure_rate) or (
+            config.slow_rate is not None and slow / calls >= config.slow_rate
+        )
+
+    def _rules(self) -> dict[str, object]:
+        rules: dict[str, object] = {}
+        circuit, ledger = self.circuit, self.ledger
+        if circuit is not None:
+            rules["rule"] = {**_rule(circuit.config), "quorum": self._terms.quorum, "lease": milliseconds(self._terms.lease)}
+        if ledger is not None:
+            ratio, floor, span = terms(ledger)
+            rules["terms"] = {"ratio": ratio, "floor": floor, "span": milliseconds(span)}
+            most = 1 + 2 * self._account.window[0]
+            rules["purse"] = {"held": self._account.held, "wanted": self._wanted, "back": self._back, "most": most}
+        return rules
+
+    # Learning.
+
+    def learn(self, answer: Answer, asked: float, now: float) -> None:
+        """Take the answer to the last question.
+
+        Args:
+            answer: checked by `protocol.read`.
+            asked: when the question was sent; leases count from there, so they end here before they end in the store.
+            now: monotonic seconds.
+        """
+        quiet = self._saying == self._said
+        self._said, self.seen = self._saying, answer
+        self._idle = min(self._terms.idle, 2 * (self._idle if quiet else self._terms.interval))
+        self._next = now + self._idle
+        circuit, ledger = self.circuit, self.ledger
+        if circuit is not None and answer.state is not None:
+            self._follow(circuit, answer.state)
+            with circuit._lock:
+                self.membership.lent = min(answer.probes, circuit.config.max_probes)
+                self.membership.lent_until = asked + self._terms.lease
+            self._had = answer.probes
+        if ledger is not None and answer.budget is not None:
+            self._take(ledger, answer.budget, asked)
+
+    def _follow(self, circuit: Circuit, state: FleetState) -> None:
+        known, forced = self.known, state.force != "none"
+        if state.stamp > known.stamp:
+            moves = forced or known.generation > 0
+        else:
+            led = self.membership.followed or known.force != "none"
+            moves = state.generation > known.generation and not forced and (state.state == "open" or bool(led))
+        if moves:
+            target = State(state.force if forced else state.state)
+            words = f"the fleet: {WHY[state.why]}"
+            if not follow(circuit, self.membership, target, state.ends, state.pause, state.generation, words):
+                return
+        if state.generation > known.generation:
+            self.known = state if state.stamp >= known.stamp else replace(state, force=known.force, stamp=known.stamp)
+        elif state.stamp > known.stamp:
+            self.known = replace(known, force=state.force, stamp=state.stamp)
+
+    def _take(self, ledger: Ledger, lent: Lent, asked: float) -> None:
+        purse, (calls, spent) = self.purse, self._account.ever
+        with ledger._lock:
+            if not purse.lent:
+                purse.lent_at = asked
+            purse.lent += min(lent.lent, max(self._wanted, 1 + 2 * self._account.window[0]))
+            purse.reported, purse.spent_reported = calls, spent
+            purse.cut_off = False
+            self._account = self._account._replace(held=purse.lent)
+        self._purse_left = lent.left
+
+    # Orders of people, and being alone.
+
+    def order(self, now: float) -> tuple[str, float] | None:
+        """What somebody forced here and the fleet was not told of yet, and how many seconds ago."""
+        if self.circuit is None or self.membership.command is None:
+            self._order_since = math.inf
+            return None
+        self._order_since = min(self._order_since, now)
+        command = self.membership.command
+        return ("none" if command is State.CLOSED else command.value), now - self._order_since
+
+    def ordered(self, force: str) -> None:
+        """The fleet was told."""
+        circuit = self.circuit
+        if circuit is None:
+            return
+        with circuit._lock:
+            command = self.membership.command
+            if command is not None and ("none" if command is State.CLOSED else command.value) == force:
+                self.membership.command = None
+        self._order_since = math.inf
+
+    def cut_off(self) -> None:
+        """The store cannot be asked: the process goes on with its own counts, and its part of what the fleet had."""
+        processes = 1 if self.seen is None else max(1, self.seen.processes)
+        circuit, ledger = self.circuit, self.ledger
+        if circuit is not None:
+            with circuit._lock:
+                self.membership.lent = max(1, circuit.config.max_probes // processes)
+                self.membership.lent_until = math.inf
+        if ledger is not None:
+            with ledger._lock:
+                self.purse.cut_off = True
+                self.purse.lent = 0
+                self.purse.floor_part = 1.0 / processes
+
+    def farewell(self) -> None:
+        """The next round is the last one, and gives back what was lent."""
+        self._leaving = True
+
+    def leave(self) -> None:
+        """The process leaves the fleet: breaker and budget are its own again, in the state in which they are."""
+        circuit, ledger = self.circuit, self.ledger
+        if circuit is not None:
+            with circuit._lock:
+                circuit.fleet = None
+        if ledger is not None:
+            with ledger._lock:
+                ledger.fleet = None
+
+
+def _rule(config: Breaker) -> dict[str, object]:
+    rule: dict[str, object] = {
+        "min_calls": config.min_calls,
+        "span": milliseconds(cast("float", config.window)),
+        "open_for": milliseconds(cast("float", config.open_for)),
+        "open_for_max": milliseconds(cast("float", config.open_for_max)),
+        "max_probes": config.max_probes,
+        "probes_to_close": config.probes_to_close,
+        "rows": config.consecutive is not None,
+    }
+    rates = {"failure_rate": config.failure_rate, "slow_rate": config.slow_rate}
+    return rule | {name: rate for name, rate in rates.items() if rate is not None}
