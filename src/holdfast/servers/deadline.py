@@ -1,0 +1,88 @@
+"""Deadline: no worker works on a request for longer than it is worth, and none on one whose client has gone.
+
+1. The deadline is the least of the route's, of what the caller's headers say (`X-Request-Timeout-Ms`, `grpc-timeout`,
+   `x-envoy-expected-rq-timeout-ms`), and of `max_deadline`. A header can only shorten it.
+2. It counts from when the request began to wait, where `QueueAge` knows that.
+3. At it the request is answered with 504, and its work is stopped: async code by cancellation, blocking code where it asks (`check`, the
+   waits and clients of holdfast, `install`), and in the main thread, as in gunicorn's sync worker, whatever it does.
+4. A response that has begun is cut off: its connection is closed, so that nobody takes the half for the whole.
+5. A client that goes away ends its request likewise; nobody is answered then.
+6. What cannot be stopped is reported when it ends, with the time that it ran over: the event `DeadlineOutrun`.
+7. What goes on after the whole response was handed over (background tasks) is bound no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from holdfast import deadlines
+from holdfast.servers.routes import Routes
+from holdfast.validation import Seconds, positive_seconds, to_seconds
+
+if TYPE_CHECKING:
+    from holdfast.deadlines import Watch
+    from holdfast.servers.interfaces import ASGIApp, WSGIApp
+
+# Where nothing bounds a request, so that all timers and timeouts of the system can still be set to what is left: eleven days.
+UNBOUNDED = 1e6
+
+
+class Deadline:
+    """The time that a request may take.
+
+    Args:
+        deadline: seconds, > 0, or a mapping of path prefix to seconds; math.inf for routes without one (streams, long polls).
+        max_deadline: seconds, > 0: what bounds a route that the mapping does not name, whatever its caller says.
+
+    Raises:
+        ValueError: a number is out of its range, or a prefix is none.
+    """
+
+    def __init__(self, deadline: Seconds | Mapping[str, Seconds] = 1.0, *, max_deadline: Seconds | None = None) -> None:
+        self.routes = Routes("deadline", deadline, _seconds)
+        self._most = UNBOUNDED if max_deadline is None else positive_seconds("max_deadline", max_deadline)
+
+    def budget(self, path: str, asked: float | None) -> tuple[str, float]:
+        """The route and how many seconds a request of it may take.
+
+        Args:
+            path: of the request.
+            asked: seconds that the caller still waits, by its headers.
+        """
+        found = self.routes.find(path)
+        route, seconds = found if found is not None else ("/", UNBOUNDED)
+        return route, min(seconds, self._most, seconds if asked is None else asked)
+
+    def begin(self, route: str, budget: float, waited: float, now: float, watch: Watch | None) -> deadlines.Deadline:
+        """The deadline of a request that is looked at now.
+
+        Args:
+            route: its name in errors and events.
+            budget: seconds that it may take.
+            waited: seconds that it has waited already.
+            now: monotonic seconds.
+            watch: who knows whether its client is still there.
+        """
+        outer = deadlines.ambient.get()
+        at = now - waited + budget
+        limit = deadlines.Deadline(at if outer is None else outer.tighten(at), budget, route, outer)
+        limit.watch = watch
+        return limit
+
+    def asgi(self, app: ASGIApp) -> ASGIApp:
+        """The app behind the deadline."""
+        from holdfast.servers.deadline_asgi import bounded
+
+        return bounded(self, app)
+
+    def wsgi(self, app: WSGIApp) -> WSGIApp:
+        """The app behind the deadline."""
+        from holdfast.servers.deadline_wsgi import bounded
+
+        return bounded(self, app)
+
+
+def _seconds(field: str, value: object) -> float:
+    return UNBOUNDED if to_seconds(field, value) == math.inf else positive_seconds(field, value)

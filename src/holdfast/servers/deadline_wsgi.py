@@ -1,0 +1,226 @@
+"""Requests of a WSGI application under their deadlines.
+
+A list is the usual response, and is handed to the server as it is. Any other is made piece by piece, each piece under the deadline.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from holdfast import events
+from holdfast.deadlines import Deadline as Limit
+from holdfast.deadlines import ambient, restore
+from holdfast.drivers import clock
+from holdfast.drivers.interrupt import Interrupt
+from holdfast.errors import ClientGone, DeadlineExceeded
+from holdfast.servers.client import socket_of, watch_of
+from holdfast.servers.incoming import timeout_of_environ
+from holdfast.servers.refusal import late
+
+if TYPE_CHECKING:
+    import socket
+
+    from holdfast.servers.deadline import Deadline
+    from holdfast.servers.interfaces import Environ, StartResponse, WSGIApp
+
+T = TypeVar("T")
+
+WAITED = "holdfast.waited"  # as in deadline_asgi
+
+# What is left for a socket's operations when nothing is: a timeout of 0 would mean not to wait at all.
+_LEAST = 0.001
+
+
+def bounded(part: Deadline, app: WSGIApp) -> WSGIApp:
+    """The app, each of its requests under a deadline."""
+
+    def within(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+        route, budget = part.budget(path, timeout_of_environ(environ))
+        now = clock.now()
+        limit = part.begin(route, budget, environ.get(WAITED, 0.0), now, watch_of(environ))
+        if now >= limit.at:
+            return late(limit.budget).start(start_response)
+        # The streams of an HTTP/2 connection share its socket.
+        sock = None if "HTTP/2" in environ.get("SERVER_PROTOCOL", "") else socket_of(environ)
+        return _Exchange(limit, start_response, sock).run(app, environ)
+
+    return within
+
+
+class _Exchange:
+    """The application's side of one request, and the iterable that the server gets where the response is no list."""
+
+    __slots__ = ("_begun", "_body", "_interrupt", "_limit", "_pieces", "_response", "_sock", "_start_response")
+
+    def __init__(self, limit: Limit, start_response: StartResponse, sock: socket.socket | None) -> None:
+        self._limit = limit
+        self._start_response = start_response
+        self._sock = sock
+        self._interrupt = _interrupt()
+        self._response: tuple[Any, ...] | None = None  # what the application called start_response with, not handed on yet
+        self._begun = False  # the server has it
+        self._body: Iterable[bytes] = ()
+        self._pieces: Iterator[bytes] | None = None
+
+    def run(self, app: WSGIApp, environ: Environ) -> Iterable[bytes]:
+        """Call the application."""
+        self._bound_socket()
+        try:
+            body = self._within(call_app, app, environ, self._start)
+        except DeadlineExceeded as error:
+            return self._ended(error)
+        except BaseException:
+            self._report()
+            raise
+        over = self._over()
+        if over is not None and not self._begun:
+            _close(body)
+            return self._ended(over)
+        file_wrapper = environ.get("wsgi.file_wrapper")
+        if isinstance(body, (list, tuple)) or (isinstance(file_wrapper, type) and isinstance(body, file_wrapper)):
+            self._begin()
+            self._report()
+            return body
+        self._body = body
+        return self
+
+    # What the application calls.
+
+    def _start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        if self._begun:
+            if exc_info:
+                raise exc_info[1].with_traceback(exc_info[2])
+            raise AssertionError("start_response was called again after the response had begun")
+        self._response = (status, headers) if exc_info is None else (status, headers, exc_info)
+        return self._write
+
+    def _write(self, data: bytes) -> None:
+        self._begin()(data)
+
+    def _begin(self) -> Callable[[bytes], object]:
+        if self._response is None:
+            return _no_write
+        response, self._response = self._response, None
+        self._begun = True
+        return self._start_response(*response)
+
+    # What the server calls.
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            if self._pieces is None:
+                self._pieces = self._within(iter, self._body)
+            piece = self._within(next_chunk, self._pieces)
+        except StopIteration:
+            self._begin()
+            raise
+        except DeadlineExceeded as error:
+            if not self._begun:
+                self._pieces = iter(self._ended(error))
+                return next(self._pieces)
+            raise self._cut(error) from error
+        over = self._over()
+        if over is not None:
+            if self._begun:
+                raise self._cut(over) from over
+            self._pieces = iter(self._ended(over))
+            return next(self._pieces)
+        self._begin()
+        return piece
+
+    def close(self) -> None:
+        """The server is done with the response."""
+        body, self._body = self._body, ()
+        token = ambient.set(self._limit)
+        try:
+            _close(body)
+        finally:
+            restore(token)
+            self._report()
+
+    # The deadline.
+
+    def _within(self, work: Callable[..., T], *args: Any) -> T:
+        """Do some of the application's work under the deadline."""
+        token = ambient.set(self._limit)
+        interrupt = self._interrupt
+        try:
+            if interrupt is None:
+                return work(*args)
+            interrupt.start(self._limit)
+            try:
+                return work(*args)
+            finally:
+                interrupt.stop()
+        finally:
+            restore(token)
+
+    def _over(self) -> DeadlineExceeded | None:
+        """Late work is late, also where it could not be stopped."""
+        now = clock.now()
+        return self._limit.exceeded(now) if now >= self._limit.at else None
+
+    def _ended(self, error: DeadlineExceeded) -> Iterable[bytes]:
+        """Answer instead of the application; what it raised for another reason is raised."""
+        self._report()
+        if self._begun or isinstance(error, ClientGone) or not self._limit.encloses(error):
+            raise self._cut(error) from error.__cause__
+        self._response = None
+        self._begun = True
+        return late(self._limit.budget).start(self._start_response)
+
+    def _cut(self, error: DeadlineExceeded) -> BaseException:
+        """What to raise into the server, so that it closes the connection: the end of a response would be a lie."""
+        return _Gone(errno.EPIPE, f"cut off: {error}") if self._limit.encloses(error) else error
+
+    def _bound_socket(self) -> None:
+        # The body that the application reads, and what the server writes for it: a slow client holds a worker as well as slow work does.
+        if self._sock is not None:
+            with suppress(OSError):
+                self._sock.settimeout(max(_LEAST, self._limit.remaining(clock.now())))
+
+    def _report(self) -> None:
+        if events.listeners:
+            outrun = self._limit.outrun(clock.now())
+            if outrun is not None:
+                events.publish([outrun])
+
+
+class _Gone(BrokenPipeError):
+    """Servers take it for what it is, a connection that is no more, and do not write a traceback for each."""
+
+
+def call_app(app: WSGIApp, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Call the application. The interrupt knows this function by its name: what it calls is the user's."""
+    return app(environ, start_response)
+
+
+def next_chunk(pieces: Iterator[bytes]) -> bytes:
+    """The next piece of a response; known by its name likewise."""
+    return next(pieces)
+
+
+def _interrupt() -> Interrupt | None:
+    """An interrupt, where this thread can have one."""
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
+        return Interrupt()
+    return None
+
+
+def _no_write(_data: bytes) -> object:
+    return None
+
+
+def _close(body: object) -> None:
+    close = getattr(body, "close", None)
+    if close is not None:
+        close()
