@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import NoReturn, Protocol, cast
 
 _COMMANDS = {
+    "export": "holdfast.export.command",
     "faults": "holdfast.testing.faults.command",
     "replay": "holdfast.replay.command",
 }
