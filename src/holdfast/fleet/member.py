@@ -257,8 +257,7 @@ class Member:
             moves = state.generation > known.generation and not forced and (state.state == "open" or bool(led))
         if moves:
             target = State(state.force if forced else state.state)
-            words = f"the fleet: {WHY[state.why]}"
-            if not follow(circuit, self.membership, target, state.ends, state.pause, state.generation, words):
+            if not follow(circuit, self.membership, target, state.ends, state.pause, state.generation, WHY[state.why]):
                 return
         if state.generation > known.generation:
             self.known = state if state.stamp >= known.stamp else replace(state, force=known.force, stamp=known.stamp)

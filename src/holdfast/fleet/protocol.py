@@ -17,14 +17,14 @@ KEYS = ("breaker", "calls", "members", "seen", "bad", "shut", "probes", "budget"
 PARTS = ("clock", "values", "counts", "breaker", "rules", "budget")
 
 WHY = {
-    "": "",
+    "": "the fleet's state",
     "failures": "too many of the fleet's calls failed",
     "slow": "too many of the fleet's calls were slow",
     "rows": "failures in a row in most of the fleet's processes",
     "probe": "a probe of the fleet failed",
     "probes": "the fleet's probes succeeded",
-    "reset": "reset",
-    "forced": "forced",
+    "reset": "reset for the fleet",
+    "forced": "forced for the fleet",
 }
 FORCES = ("none", "forced-open", "forced-closed")
 
@@ -61,7 +61,7 @@ def policy_of(prefix: str, key: str) -> str | None:
 def _escaped(name: str) -> str:
     for character, escape in _SPECIAL.items():
         name = name.replace(character, escape)
-    return name
+    return name.encode("utf-8", "backslashreplace").decode()  # half of a surrogate pair is no text for a server
 
 
 def script(name: str, **instead: str) -> str:
