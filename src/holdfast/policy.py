@@ -19,7 +19,6 @@ from holdfast.policies.hedge import Hedge, Patience
 from holdfast.policies.places import Places
 from holdfast.policies.ratelimit import Pacer, RateLimit
 from holdfast.policies.retry import Retry
-from holdfast.policies.shared import enlist
 from holdfast.validation import Seconds, positive_seconds
 
 if TYPE_CHECKING:
@@ -91,6 +90,7 @@ class Policy:
             raise TypeError(f"Policy.shared must be True or False, got {shared!r}")
         # Loaded with the first policy: who only imports holdfast does not wait for its machinery.
         from holdfast.drivers import threads
+        from holdfast.policies.shared import enlist
 
         self._run: Callable[..., Any] = threads.run
         single = _build(name, deadline, attempt_timeout, breaker, rate_limit, bulkhead, adaptive)
