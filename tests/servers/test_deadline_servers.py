@@ -1,6 +1,7 @@
 """Deadlines of requests under real servers: the answer comes in time, the work stops, the client's going is noticed."""
 
 import json
+import re
 import socket
 import time
 
@@ -212,7 +213,7 @@ def test_asgi_slow_work_is_cancelled_at_the_deadline_and_its_clean_up_runs(asgi)
 def test_asgi_the_answer_comes_at_the_deadline_though_a_thread_cannot_be_stopped_and_that_is_reported(asgi):
     assert_late(asgi.get("/thread"))
     assert asgi.noted("stubborn: done", 2)
-    assert asgi.noted("DeadlineOutrun: 0.4", 2)
+    assert eventually(lambda: re.search(r"DeadlineOutrun: 0\.[3-6]", asgi.notes.read_text()), 2)
 
 
 @pytest.mark.realtime
@@ -276,7 +277,7 @@ def test_wsgi_a_busy_loop_is_stopped_in_the_sync_worker_and_reported_where_it_ca
     else:
         answer = wsgi.get("/sleep")
         assert answer.status == 504
-        assert wsgi.noted("DeadlineOutrun: 0.4", 2)
+        assert eventually(lambda: re.search(r"DeadlineOutrun: 0\.[3-6]", wsgi.notes.read_text()), 2)
 
 
 @pytest.mark.realtime

@@ -72,30 +72,24 @@ async def _run(exchange: Exchange, app: ASGIApp, scope: Scope) -> None:
         restore(token)
         if exchange.over:
             await exchange.answer()
-            if events.listeners:
-                _tell_of_the_end(exchange)
 
 
 def _tell_of_the_end(exchange: Exchange) -> None:
-    """Report how long work went on after its request was over.
+    """Report, when it has ended, how long work went on after its request was over.
 
-    Cancelling a task does not stop a thread that it waits for, and nobody waits for that any more. But whatever still works for the
-    request holds its deadline, in its context, and with it the client: when that is freed, the last of it has ended.
+    Cancelling an asyncio task does not stop a thread that it waits for, and nobody waits for that any more. But whatever still works for
+    the request holds its deadline, in its context, and with it the client: when that is freed, the last of it has ended.
     """
     limit, now = exchange.limit, clock.current.get().now
     over_at = min(limit.at, now())
-    if _report(limit.policy, limit.budget, over_at, now):
-        return
     tell = weakref.finalize(exchange.client, _report, limit.policy, limit.budget, over_at, now)
     tell.atexit = False
 
 
-def _report(route: str | None, budget: float, over_at: float, now: Callable[[], float]) -> bool:
+def _report(route: str | None, budget: float, over_at: float, now: Callable[[], float]) -> None:
     outside = now() - over_at
     if outside > OUTRUN_GRACE + _SLACK:
         events.publish([events.DeadlineOutrun(route or "", budget, budget + outside, outside)])
-        return True
-    return False
 
 
 async def _on_asyncio(exchange: Exchange, app: ASGIApp, scope: Scope) -> None:
@@ -106,6 +100,8 @@ async def _on_asyncio(exchange: Exchange, app: ASGIApp, scope: Scope) -> None:
     try:
         await _run(exchange, app, scope)
     finally:
+        if events.listeners and exchange.over:
+            _tell_of_the_end(exchange)
         if exchange in patrol.young:
             del patrol.young[exchange]
         else:
@@ -189,6 +185,8 @@ async def _on_trio(exchange: Exchange, app: ASGIApp, scope: Scope) -> None:
             await _run(exchange, app, scope)
         except Exception as error:
             failure = error  # raised outside, so that the nursery does not wrap it
+        if events.listeners and exchange.over:
+            _report(exchange.limit.policy, exchange.limit.budget, exchange.limit.at, clock.now)  # trio waits for its threads
         nursery.cancel_scope.cancel()
     if failure is not None:
         try:
