@@ -30,9 +30,9 @@ OVERFLOWS = """() => {
   for (const element of document.querySelectorAll("body *")) {
     const box = element.getBoundingClientRect();
     if (!box.width || element.closest(".scroll, svg, .unseen, thead, .skip") || element.matches("colgroup, col")) continue;
-    if (box.right > window.innerWidth + 1 || box.left < -1) found.push(`${element.tagName} "${element.textContent.slice(0, 40)}" leaves the window`);
-    if (element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).display !== "inline")
-      found.push(`${element.tagName} "${element.textContent.slice(0, 40)}" is wider than its place`);
+    const name = `${element.tagName} "${element.textContent.slice(0, 40)}"`;
+    if (box.right > window.innerWidth + 1 || box.left < -1) found.push(`${name} leaves the window`);
+    if (element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).display !== "inline") found.push(`${name} is too wide`);
   }
   return found;
 }"""
@@ -41,7 +41,8 @@ OVERFLOWS = """() => {
 CONTRASTS = """() => {
   const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
   const luminance = colour => {
-    const [r, g, b] = numbers(colour).slice(0, 3).map(part => part / 255).map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    const linear = part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    const [r, g, b] = numbers(colour).slice(0, 3).map(part => linear(part / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const opaque = colour => colour.startsWith("rgb") && (numbers(colour)[3] ?? 1) === 1;
@@ -54,7 +55,8 @@ CONTRASTS = """() => {
     const box = text.getBoundingClientRect();
     for (const part of document.elementsFromPoint(box.left + box.width / 2, box.top + box.height / 2)) {
       const style = getComputedStyle(part);
-      if (part !== text && part.matches("svg path") && opaque(style.fill) && style.opacity === "1" && style.fillOpacity === "1") return style.fill;
+      const solid = opaque(style.fill) && style.opacity === "1" && style.fillOpacity === "1";
+      if (part.matches("svg path") && solid) return style.fill;
     }
     return behind(text.closest("svg").parentElement);
   };

@@ -99,7 +99,7 @@ def test_parts_that_did_not_run_are_named_with_their_reasons(tree: ET.Element):
 
 
 def test_every_chart_has_two_drawings_a_name_a_description_and_its_numbers(tree: ET.Element):
-    figures = [element for element in tree.iter("figure")]
+    figures = list(tree.iter("figure"))
     assert len(figures) == sum(len(incident.charts) for incident in made_up.replay().incidents)
     for figure in figures:
         drawings = [element for element in figure.iter() if local(element) == "svg"]

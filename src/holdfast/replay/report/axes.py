@@ -36,7 +36,7 @@ def linear(values: Iterable[float], *, most: int = 4) -> Axis:
     low, high = min(0.0, *given), max(0.0, *given)
     locator = MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10])
     ticks = [float(tick) for tick in locator.tick_values(low, high if high > low else low + 1)]
-    return Axis(ticks[0], ticks[-1], tuple(ticks), _labels(ticks))
+    return Axis(min(low, ticks[0]), max(high, ticks[-1]), tuple(ticks), _labels(ticks))
 
 
 def logarithmic(values: Iterable[float]) -> Axis:

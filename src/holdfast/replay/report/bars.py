@@ -54,7 +54,7 @@ def draw(chart: Chart, styles: Mapping[str, Style], width: float) -> Sheet:
     key.draw(sheet)
     top = key.height
     for group, tall in zip(groups, talls, strict=True):
-        heading(sheet, top, group.name, ", ".join(filter(None, (chart.unit, "logarithmic" if chart.logarithmic else ""))))
+        heading(sheet, top, group.name, text.unit(chart.unit, [], logarithmic=chart.logarithmic))
         unscaled = axes.Axis(0.0, 1.0, (), ())
         panel = sheet.panel(left, top + HEADING, width - left - right, tall, scale, unscaled)
         _scale(sheet, panel)

@@ -12,7 +12,7 @@ from holdfast.replay.report import axes, marks, text
 from holdfast.replay.report.axes import Axis
 from holdfast.replay.report.canvas import HEADING, TIME_AXIS, Panel, Sheet, heading, time_axis
 from holdfast.replay.report.numbers import finite
-from holdfast.replay.report.palette import REFERENCE, Style
+from holdfast.replay.report.palette import OTHERS, PROTECTED, REFERENCE, UNPROTECTED, Style
 from holdfast.replay.results import Chart, Series
 
 _PLOTS = 600.0  # px that all plots of a chart may take together, so that it fits a printed page
@@ -59,7 +59,7 @@ def draw(chart: Chart, styles: Mapping[str, Style], width: float) -> Sheet:
     made = [sheet.panel(left, top, plot, tall, time, scale) for top, scale in zip(tops, scales, strict=True)]
     marks.draw(sheet, placed, made)
     for number, ((name, lines), panel) in enumerate(zip(panels, made, strict=True)):
-        unit = ", ".join(filter(None, (chart.unit, "logarithmic" if chart.logarithmic else "")))
+        unit = text.unit(chart.unit, [y for line in lines for _, y in line.points], logarithmic=chart.logarithmic)
         if any(len(line.points) > plot for line in lines):
             unit = f"{unit} (median; shade: lowest to highest)"
         heading(sheet, panel.top - HEADING - (marks.height(placed) if number == 0 else 0), name, unit)
@@ -75,12 +75,15 @@ def _panels(chart: Chart, styles: Mapping[str, Style]) -> list[tuple[str, list[D
     quiet = [Drawn(one, one.name, REFERENCE) for one in references]
     names = list(dict.fromkeys(one.name for one in measured))
     if len(names) == len(measured) <= 4 and len(names) != 1:  # nothing to compare by run: all in one, named by series
-        runs = [one.run for one in measured]
-        distinct = len(set(runs)) == len(runs)
-        palette = [styles[one.run] if distinct else list(styles.values())[1 + number] for number, one in enumerate(measured)]
-        lines = [Drawn(one, one.name, style) for one, style in zip(measured, palette, strict=True)]
-        return [("", quiet + lines)]
+        return [("", quiet + [Drawn(one, one.name, style) for one, style in zip(measured, _apart(measured, styles), strict=True)])]
     return [(name, quiet + [Drawn(one, one.run, styles[one.run]) for one in measured if one.name == name]) for name in names]
+
+
+def _apart(measured: Sequence[Series], styles: Mapping[str, Style]) -> list[Style]:
+    """A style each: the run's own for its first series, for the others what no run of the chart has."""
+    free = [style for style in (*OTHERS, PROTECTED, UNPROTECTED) if style not in {styles[one.run] for one in measured}]
+    firsts = {one.run: one for one in reversed(measured)}
+    return [styles[one.run] if firsts[one.run] is one else free.pop(0) for one in measured]
 
 
 def _scales(panels: Sequence[Sequence[Drawn]], *, logarithmic: bool) -> list[Axis]:

@@ -26,7 +26,7 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "run-d": ("#8f3c78", "#e69bd1"),
     "run-e": ("#775f00", "#d8b74b"),
     "reference": ("#5d636e", "#a0a5af"),
-    "held": ("#00664e", "#5ed0ad"),
+    "held": ("#00664e", "#7fe3cf"),
     "failed": ("#b1001f", "#ff8d8d"),
     "added": ("#00523e", "#8fe1c5"),
     "added-ground": ("#e4f3ed", "#122c24"),

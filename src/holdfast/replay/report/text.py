@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterable
 from functools import lru_cache
 
 from matplotlib.font_manager import FontProperties
@@ -30,6 +31,12 @@ def width(text: str, *, size: float = SIZE, bold: bool = False) -> float:
         wide, _, _ = TextToPath().get_text_width_height_descent(clean(text), font, ismath=False)
     missing = sum(ord(letter) > 0x2E80 for letter in text)  # those are as wide as they are high, and may be missing from the font
     return float(wide) + missing * size * 0.5
+
+
+def unit(name: str, values: Iterable[float], *, logarithmic: bool) -> str:
+    """What a panel says of its scale. A logarithmic one has no place for 0, and says so where a line goes there."""
+    missing = logarithmic and any(value <= 0 for value in values)
+    return ", ".join(filter(None, (name, "logarithmic" if logarithmic else "", "0 is not drawn" if missing else "")))
 
 
 def shortened(text: str, room: float, *, size: float = SIZE, bold: bool = False) -> str:
