@@ -23,6 +23,7 @@ FLOORS = {
     "window": 1,
     "deadlines": 1,
     "headers": 1,
+    "priority": 1,
     "policies": 2,
     "flow": 3,
     "plan": 3,
