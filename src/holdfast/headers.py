@@ -46,7 +46,10 @@ def parse_milliseconds(text: str) -> float | None:
 
 def format_milliseconds(seconds: float) -> str:
     """An `X-Request-Timeout-Ms` header: whole milliseconds, rounded down so that it never lengthens."""
-    return str(int(min(max(0.0, seconds) * 1000.0, _LONGEST_MILLISECONDS)))
+    milliseconds = seconds * 1000.0
+    if milliseconds > _LONGEST_MILLISECONDS:
+        return str(_LONGEST_MILLISECONDS)
+    return str(int(milliseconds)) if milliseconds > 0.0 else "0"
 
 
 _READERS = {

@@ -24,41 +24,30 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 import socket
-import weakref
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.helpers import sentinel
 from aiohttp.payload import BytesPayload, IOBasePayload
+from multidict import istr
 
 from holdfast import errors
-from holdfast.clients.exchange import (
-    CONNECT_TIMEOUT,
-    FAILURE_BODY,
-    READ_TIMEOUT,
-    REQUEST_ID,
-    Exchange,
-    Policies,
-    is_failure,
-    mint_id,
-    whole_call,
-    wrote,
-)
+from holdfast.clients import exchange
+from holdfast.clients.aiohttp_reading import Reading
+from holdfast.clients.aiohttp_times import Times
+from holdfast.clients.exchange import FAILURE_BODY, Exchange, Policies, is_failure, new_id, whole_call
 from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers import aio, clock
 from holdfast.flow import Call
 from holdfast.net import agetaddrinfo
-from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict
+from holdfast.outcome import Verdict
 from holdfast.plan import Plan
 from holdfast.policy import Policy
 
-# aiohttp's own default.
-TOTAL_TIMEOUT = 300.0
+_REQUEST_ID = istr(exchange.REQUEST_ID)
 
 _OURS = (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)
 
@@ -135,85 +124,38 @@ class ClientSession(_Plain, aiohttp.ClientSession):
                 shared["ssl_shutdown_timeout"] = options.pop("ssl_shutdown_timeout")
             options["connector"] = aiohttp.TCPConnector(resolver=Resolver(), **shared)
         options["request_class"] = _requests(options.get("request_class", aiohttp.ClientRequest))
-        options["response_class"] = _responses(options.get("response_class", aiohttp.ClientResponse))
         super().__init__(base_url, **options)
         unsaid = options.get("timeout", sentinel) in (sentinel, None) and "read_timeout" not in options and "conn_timeout" not in options
-        self._times = _Times(self._timeout, None if unsaid else self._timeout)
+        self._times = Times(self._timeout, None if unsaid else self._timeout)
         self._timeout = self._times.shown
         # aiohttp sends an idempotent request once more when its connection breaks, without a word and whatever came of it: one attempt of
         # ours would be two on the wire, and neither the budget nor the breaker would know. The policy's retries do the same, counted.
         self._retry_connection = False
 
     async def _request(self, method: str, str_or_url: Any, **options: Any) -> aiohttp.ClientResponse:
-        host = ""
-        with suppress(TypeError, ValueError):  # aiohttp says what is wrong with it
-            str_or_url = self._build_url(str_or_url)
-            host = str_or_url.host or ""
-        plan = self._policies.plan(host)
+        plan = self._policies.only or self._policies.plan(self._host(str_or_url))
         total, options["timeout"] = self._times.of(options.get("timeout", sentinel), plan)
         given = options.get("middlewares")
         # The innermost of all, so that what the user's middlewares do (authentication, signatures) is part of the logical call.
         options["middlewares"] = (*(self._middlewares if given is None else given), _LogicalCall(self._policies))
-        token = ambient.set(_end_of(plan, total))
+        limit = whole_call(plan)
+        token = ambient.set(limit if not total else _tightened(limit, total, plan))
         try:
-            return await super()._request(method, str_or_url, **options)
+            return await aiohttp.ClientSession._request(self, method, str_or_url, **options)
         finally:
             restore(token)
 
-
-class _Times:
-    """The timeouts of a session: where the caller gives none, there are some all the same.
-
-    Args:
-        shown: what aiohttp made of the caller's.
-        given: the caller's; None where there is none.
-    """
-
-    __slots__ = ("_sent", "_total", "_unsaid", "shown")
-
-    def __init__(self, shown: aiohttp.ClientTimeout, given: aiohttp.ClientTimeout | None) -> None:
-        self._unsaid = given is None
-        if given is None:
-            given = aiohttp.ClientTimeout(TOTAL_TIMEOUT, CONNECT_TIMEOUT, READ_TIMEOUT, CONNECT_TIMEOUT, shown.ceil_threshold)
-        self.shown = _filled(given, CONNECT_TIMEOUT, READ_TIMEOUT)
-        self._total = self.shown.total
-        self._sent = _without_total(self.shown)
-
-    def of(self, given: Any, plan: Plan) -> tuple[float | None, aiohttp.ClientTimeout]:
-        """The total of a request, and the rest of its timeouts."""
-        if given is sentinel:
-            return (None if self._unsaid and plan.deadline is not None else self._total), self._sent
-        if not isinstance(given, aiohttp.ClientTimeout):
-            given = aiohttp.ClientTimeout(total=given)
-        own = self._sent
-        return given.total, _without_total(_filled(given, own.connect, own.sock_read, own.sock_connect))
+    def _host(self, url: Any) -> str:
+        try:
+            return self._build_url(url).host or ""
+        except (TypeError, ValueError):
+            return ""  # aiohttp says what is wrong with it
 
 
-def _filled(given: aiohttp.ClientTimeout, connect: float | None, read: float | None, dial: float | None = None) -> aiohttp.ClientTimeout:
-    if given.connect is not None:
-        connect = given.connect
-    elif given.sock_connect:
-        connect = CONNECT_TIMEOUT + given.sock_connect  # it is a part of the way to a connection; the rest gets what it always gets
-    return aiohttp.ClientTimeout(
-        given.total,
-        connect,
-        read if given.sock_read is None else given.sock_read,
-        dial if given.sock_connect is None else given.sock_connect,
-        given.ceil_threshold,
-    )
-
-
-def _without_total(times: aiohttp.ClientTimeout) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(None, times.connect, times.sock_read, times.sock_connect, times.ceil_threshold)
-
-
-def _end_of(plan: Plan, total: float | None) -> Deadline | None:
-    """The deadline of a logical call that begins now. aiohttp's total is one, and named like the policy's: the server was slow."""
-    outer = whole_call(plan)
-    if not total or total < 0:
-        return outer
+def _tightened(limit: Deadline | None, total: float, plan: Plan) -> Deadline | None:
+    """The deadline with aiohttp's total, which is one as well, and named like the policy's: the server was slow."""
     end = clock.now() + total
-    return Deadline(end, total, plan.name, outer) if outer is None or end < outer.at else outer
+    return Deadline(end, total, plan.name, limit) if total > 0 and (limit is None or end < limit.at) else limit
 
 
 class _LogicalCall:
@@ -226,34 +168,33 @@ class _LogicalCall:
         self._name = ""
 
     async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        if self._name:
-            request.headers.setdefault(REQUEST_ID, self._name)
-        else:
-            mint_id(request.headers)
-            self._name = request.headers[REQUEST_ID]
-        plan = self._policies.plan(request.url.host or "")
-        exchange = _Exchange(request.method, request.headers, _can_repeat(request.body), _OURS)
-        cast("_Marked", request)._exchange = exchange
+        headers = request.headers
+        name = headers.get(_REQUEST_ID)
+        if name is None:
+            name = headers[_REQUEST_ID] = self._name or new_id()
+        self._name = name
+        plan = self._policies.only or self._policies.plan(request.url.host or "")
+        reading = _Exchange(request)
         try:
-            return await aio.run(plan, _attempt, (request, handler, exchange), {}, exchange)
+            return await aio.run(plan, _attempt, (request, handler, reading), {}, reading)
         except Exception as error:
             _raise_ours(error)
             raise
 
 
-async def _attempt(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, exchange: _Exchange) -> aiohttp.ClientResponse:
-    if exchange.attempt:
+async def _attempt(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, reading: _Exchange) -> aiohttp.ClientResponse:
+    if reading.attempt:
         await request.close()  # the last attempt's writer, which may not have let go of the body yet
-    exchange.begin()
+    reading.begin()
     response = await handler(request)
-    exchange.answered = response.status
-    if is_failure(response.status) and exchange.may_repeat:
+    reading.failed = is_failure(response.status)
+    if reading.failed and reading.may_repeat:
         try:
             await _read(response.content)
         except BaseException:
             response.close()
             raise
-    exchange.whole = response.content.is_eof()
+    reading.whole = response.content.is_eof()
     return response
 
 
@@ -272,104 +213,29 @@ async def _read(content: aiohttp.StreamReader) -> None:
 
 
 class _Exchange(Exchange):
-    """The exchange of an attempt, whose response may be handed on while its body still comes."""
+    """The exchange of a request, whose response may be handed on while its body still comes."""
 
-    __slots__ = ("_response",)
+    __slots__ = ("_body", "_response")
+
+    attempt_header = istr(exchange.ATTEMPT)
+    timeout_header = istr(exchange.TIMEOUT)
+
+    def __init__(self, request: aiohttp.ClientRequest) -> None:
+        super().__init__(request.method, request.headers, True, _OURS)
+        self._body = request.body
+        cast("_Marked", request)._exchange = self
+
+    @property
+    def again(self) -> bool:
+        return _can_repeat(self._body)
 
     def result(self, _result: Any) -> tuple[Verdict | None, bool]:
         self._response = _result
         return super().result(_result)
 
     def unfinished(self, call: Call) -> None:
-        _Reading(self._response, call)
+        Reading(self._response, call, _converted)
         del self._response
-
-
-class _Reading:
-    """A response whose body still comes, with the place and permit of its call.
-
-    Whatever waits for the body waits in its stream, so the deadline ends the stream: one timer, whoever reads and however.
-    """
-
-    __slots__ = ("_alarm", "_call", "_connection", "_content", "_failed", "_limit", "_response")
-
-    def __init__(self, response: aiohttp.ClientResponse, call: Call) -> None:
-        self._call: Call | None = call
-        self._limit = limit = call.deadline
-        self._failed = is_failure(response.status)
-        self._content = response.content
-        self._connection = connection = cast("aiohttp.connector.Connection", response.connection)
-        self._response = weakref.ref(response)
-        self._alarm: asyncio.TimerHandle | None = None
-        if limit is not None and limit.at < math.inf:
-            time = clock.current.get()
-            self._alarm = asyncio.get_running_loop().call_later(time.delay(limit.remaining(time.now())), self._expire)
-        connection.add_callback(self._released)
-        cast("_Forgettable", response)._reading = self
-
-    def _released(self) -> None:
-        # The body has come, or somebody closed the response, perhaps because it broke; aiohttp's word for "closed" is this very class.
-        if self._alarm is not None:
-            self._alarm.cancel()
-        error = self._content.exception()
-        if isinstance(error, Exception) and type(error) is not aiohttp.ClientConnectionError:
-            self._end(FAILURE, error)
-        else:
-            self._end(SUCCESS)
-
-    def _expire(self) -> None:
-        limit, call = cast("Deadline", self._limit), self._call
-        error = _converted(limit.exceeded(max(clock.now(), limit.at), attempt=0 if call is None else call.attempt))
-        self._end(FAILURE, error)
-        self._content.set_exception(error)
-        response = self._response()
-        if response is not None:
-            response.close()
-        transport = self._connection.transport
-        self._connection.close()
-        if transport is not None:
-            transport.abort()  # TLS would wait for the peer's last word, 30 s from one that is silent
-
-    def forgotten(self) -> None:
-        """Nobody has the response any more: that says nothing about the server, but its place is needed.
-
-        Somebody may have its stream, so the connection lives until the body has come, or until the deadline.
-        """
-        self._end(IGNORED)
-        self._content.on_eof(self._connection.release)
-
-    def _end(self, verdict: Verdict, error: Exception | None = None) -> None:
-        call, self._call = self._call, None
-        if call is None:
-            return
-        now = clock.now()
-        if error is not None and call.cut_by_caller(error, now):
-            verdict = IGNORED
-        elif verdict is SUCCESS and self._failed:
-            verdict = FAILURE
-        call.close(verdict, now, error)
-
-
-class _Forgettable:
-    """A response that can be forgotten. aiohttp's cannot while its body comes: the stream, which the loop holds, holds the response."""
-
-    _reading: _Reading | None = None
-
-    @property
-    def _response_eof(self) -> Any:
-        return functools.partial(_ended, weakref.ref(self))
-
-    def __del__(self) -> None:
-        reading, response = self._reading, cast("Any", self)
-        if reading is not None and response._connection is not None:
-            response._connection = None
-            reading.forgotten()
-        super().__del__()  # type: ignore[misc]
-
-
-def _ended(response: weakref.ref[Any]) -> None:
-    if (alive := response()) is not None:
-        cast("Any", super(_Forgettable, alive))._response_eof()
 
 
 class _Marked:
@@ -378,21 +244,14 @@ class _Marked:
     _exchange: Exchange | None = None
 
     def send(self, conn: Any) -> Any:
-        wrote(self._exchange)
+        if self._exchange is not None:
+            self._exchange.sent = True
         return super().send(conn)  # type: ignore[misc]
 
 
-# The user may have brought classes of their own, so ours go over them.
-
-
-@functools.cache
+@functools.cache  # the user may have brought a class of their own, so ours goes over it
 def _requests(base: type[aiohttp.ClientRequest]) -> type[aiohttp.ClientRequest]:
     return type(base.__name__, (_Marked, base), {"__doc__": base.__doc__})
-
-
-@functools.cache
-def _responses(base: type[aiohttp.ClientResponse]) -> type[aiohttp.ClientResponse]:
-    return type(base.__name__, (_Forgettable, base), {"__doc__": base.__doc__})
 
 
 def _can_repeat(body: Any) -> bool:

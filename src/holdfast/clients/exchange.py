@@ -51,7 +51,7 @@ class Policies:
         TypeError: it is neither.
     """
 
-    __slots__ = ("_by_host", "_others")
+    __slots__ = ("_by_host", "_others", "only")
 
     def __init__(self, policy: Policy | Mapping[str, Policy] | None) -> None:
         by_host: Mapping[str, Policy] = policy if isinstance(policy, Mapping) else {} if policy is None else {"*": policy}
@@ -60,7 +60,8 @@ class Policies:
             if not isinstance(cast("object", host), str) or not isinstance(cast("object", each), Policy):
                 raise TypeError(f"policy must be a Policy or a mapping of host to Policy, got {host!r}: {each!r}")
             self._by_host[host.lower()] = each
-        self._others = self._by_host.get("*") or Policy("http")
+        self._others = self._by_host.pop("*", None) or Policy("http")
+        self.only = None if self._by_host else self._others._plan  # what guards all calls, where hosts make no difference
 
     def plan(self, host: str) -> Plan:
         """What guards calls to this host."""
@@ -70,10 +71,11 @@ class Policies:
 def whole_call(plan: Plan) -> Deadline | None:
     """The deadline of a logical call that begins now: redirects, attempts and the reading of the response, all together."""
     outer = ambient.get()
-    if plan.deadline is None:
+    budget = plan.deadline
+    if budget is None:
         return outer
-    end = clock.now() + plan.deadline
-    return Deadline(end, plan.deadline, plan.name, outer) if outer is None or end < outer.at else outer
+    end = clock.current.get().now() + budget
+    return Deadline(end, budget, plan.name, outer) if outer is None or end < outer.at else outer
 
 
 def is_failure(status: int) -> bool:
@@ -81,10 +83,15 @@ def is_failure(status: int) -> bool:
     return status >= 500 or status == 429
 
 
+def new_id() -> str:
+    """A name for a logical call: as long as a UUID, in a quarter of the time."""
+    return os.urandom(16).hex()
+
+
 def mint_id(headers: MutableMapping[str, Any]) -> None:
     """Give the logical call its name, unless the caller has named it."""
     if REQUEST_ID not in headers:
-        headers[REQUEST_ID] = os.urandom(16).hex()  # as long as a UUID, in a quarter of the time
+        headers[REQUEST_ID] = new_id()
 
 
 class Exchange:
@@ -100,16 +107,20 @@ class Exchange:
             error is one of `unsent`.
     """
 
+    # Their names, which a client may have in a form of its own that is quicker to look up.
+    attempt_header = ATTEMPT
+    timeout_header = TIMEOUT
+
     __slots__ = (
         "_again",
         "_headers",
-        "_idempotent",
+        "_method",
         "_ours",
         "_unsent",
         "_watched",
-        "answered",
         "attempt",
         "call",
+        "failed",
         "limit",
         "outer",
         "sent",
@@ -126,37 +137,49 @@ class Exchange:
         unsent: tuple[type[BaseException], ...] = (),
         watched: bool = True,
     ) -> None:
+        self._method = method
         self._headers = headers
         self._again = again
-        self._idempotent = method.upper() in IDEMPOTENT or "Idempotency-Key" in headers
         self._ours = ours
         self._unsent = unsent
         self._watched = watched
         self.outer = running.get()  # a client behind a policy on top of a transport behind another: what is sent is sent for both
         self.attempt = 0
-        self.answered = 0  # the status of this attempt's response
+        self.failed = False  # this attempt was answered, and its status is the server's failure
         self.sent = False  # a byte of this attempt was written
         self.whole = False  # its response has been read to the end
         self.limit: Deadline | None = None  # of this attempt
         self.call: Call | None = None  # a response that is still being read
 
+    # Asked when something has failed, and not before.
+
+    @property
+    def harmless(self) -> bool:
+        """Whether the request may be sent although it has been sent before."""
+        return self.again and (self._method.upper() in IDEMPOTENT or "Idempotency-Key" in self._headers)
+
+    @property
+    def again(self) -> bool:
+        """Whether the body can be sent twice."""
+        return self._again
+
     @property
     def may_repeat(self) -> bool:
         """Whether another attempt could follow this one, as far as the request goes."""
-        return not self.sent or (self._idempotent and self._again)
+        return not self.sent or self.harmless
 
     def begin(self) -> None:
         """An attempt begins."""
         self.attempt += 1
-        self.answered = 0
-        self.sent = False
-        self.whole = False
+        if self.attempt > 1:
+            self.failed = self.sent = self.whole = False
         if not self._watched:
             wrote(self)
-        self._headers[ATTEMPT] = str(self.attempt)
+        headers = self._headers
+        headers[self.attempt_header] = str(self.attempt)
         limit = self.limit = ambient.get()
         if limit is not None and limit.at < math.inf:
-            self._headers[TIMEOUT] = format_milliseconds(limit.remaining(clock.now()))
+            headers[self.timeout_header] = format_milliseconds(limit.at - clock.current.get().now())
 
     def cut(self, error: BaseException) -> DeadlineExceeded | None:
         """The deadline that ended this call, where `error` is due to one. Not one that had ended another call, whose error the caller
@@ -183,8 +206,7 @@ class Exchange:
         """See `Reading.result`."""
         if not self.whole:
             return None, False
-        failed = is_failure(self.answered)
-        return FAILURE if failed else SUCCESS, failed and self._idempotent and self._again
+        return (FAILURE, self.harmless) if self.failed else (SUCCESS, False)
 
     def unfinished(self, call: Call) -> None:
         """See `Reading.unfinished`."""
@@ -205,7 +227,7 @@ def finish(call: Call, exchange: Exchange, verdict: Verdict, error: Exception | 
     now = clock.now()
     if error is not None and call.cut_by_caller(error, now):
         verdict = IGNORED
-    elif verdict is SUCCESS and is_failure(exchange.answered):
+    elif verdict is SUCCESS and exchange.failed:
         verdict = FAILURE
     call.close(verdict, now, error)
 

@@ -11,41 +11,19 @@ Errors are httpx's as well as ours: `except httpx.TimeoutException` catches Dead
 
 from __future__ import annotations
 
-import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import httpx
 
 from holdfast import errors
-from holdfast.clients.exchange import (
-    CONNECT_TIMEOUT,
-    FAILURE_BODY,
-    READ_TIMEOUT,
-    Exchange,
-    Policies,
-    is_failure,
-    mint_id,
-    running,
-    whole_call,
-)
+from holdfast.clients.exchange import CONNECT_TIMEOUT, READ_TIMEOUT
 from holdfast.clients.httpx_backend import AsyncBackend, Backend
+from holdfast.clients.httpx_calls import AsyncCalls, Calls, Library
 from holdfast.deadlines import ambient
-from holdfast.drivers import aio, clock, threads
-from holdfast.drivers.backends import backend
-from holdfast.flow import Call
-from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict, deadline_behind
 from holdfast.policy import Policy
 
 TIMEOUTS = httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT)
-
-# Timers ring a rounding early.
-_GRAIN = 1e-3
-
-_OURS = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.StreamError, httpx.CookieConflict)
-# What httpx raises before anything was sent.
-_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-_BUFFERED = "holdfast.buffered"
 
 
 class DeadlineExceeded(errors.DeadlineExceeded, httpx.TimeoutException):
@@ -79,11 +57,12 @@ class RateLimited(_Refused, errors.RateLimited):
     reason = errors.RateLimited.reason
 
 
-_REFUSALS: dict[type[errors.Rejected], type[_Refused]] = {
-    errors.BreakerOpen: BreakerOpen,
-    errors.BulkheadFull: BulkheadFull,
-    errors.RateLimited: RateLimited,
-}
+_LIBRARY = Library(
+    httpx,
+    "httpcore",
+    DeadlineExceeded,
+    {errors.BreakerOpen: BreakerOpen, errors.BulkheadFull: BulkheadFull, errors.RateLimited: RateLimited},
+)
 
 
 class Transport(httpx.BaseTransport):
@@ -98,132 +77,18 @@ class Transport(httpx.BaseTransport):
     def __init__(
         self, policy: Policy | Mapping[str, Policy] | None = None, *, transport: httpx.BaseTransport | None = None, **options: Any
     ) -> None:
-        self._policies = Policies(policy)
         self._inner = httpx.HTTPTransport(**options) if transport is None else transport
-        self._watched = _set_backend(self._inner, Backend())
+        self._calls = Calls(_LIBRARY, policy, [self._inner], Backend(_LIBRARY.core))
+        self._holdfast_watched = not self._calls.blind
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request through the policy of its host."""
-        plan = self._policies.plan(request.url.host)
-        exchange = _exchange(request, self._watched)
-        handled = sys.exception()
-        try:
-            response = threads.run(plan, self._attempt, (request, exchange), {}, exchange)
-        except Exception as error:
-            raise_ours(error, request, exchange, handled)
-            raise
-        if exchange.call is not None:
-            response.stream = _Stream(response.stream, exchange.call, request, exchange)
-        return response
-
-    def _attempt(self, request: httpx.Request, exchange: Exchange) -> httpx.Response:
-        exchange.begin()
-        token = running.set(exchange)
-        try:
-            response = self._send(request)
-            exchange.answered = response.status_code
-            if request.extensions.get(_BUFFERED) or (is_failure(response.status_code) and exchange.may_repeat):
-                self._read(request, response, exchange)
-            return response
-        finally:
-            running.reset(token)
-
-    def _send(self, request: httpx.Request) -> httpx.Response:
-        limit = ambient.get()
-        if limit is None:
-            return self._inner.handle_request(request)
-        # A thread that waits for a free connection waits on no socket, so that the pool's own timeout has to end it.
-        extensions = request.extensions
-        timeout = extensions.get("timeout", {})
-        left, own = limit.remaining(clock.now()), timeout.get("pool")
-        request.extensions = {**extensions, "timeout": {**timeout, "pool": left if own is None else min(own, left)}}
-        try:
-            return self._inner.handle_request(request)
-        except httpx.PoolTimeout as error:
-            raise_if_late(error)
-            raise
-        finally:
-            request.extensions = extensions
-
-    def _read(self, request: httpx.Request, response: httpx.Response, exchange: Exchange) -> None:
-        most = None if request.extensions.get(_BUFFERED) else FAILURE_BODY
-        chunks: list[bytes] = []
-        size = 0
-        stream = cast("httpx.SyncByteStream", response.stream)
-        body = iter(stream)
-        try:
-            for chunk in body:
-                chunks.append(chunk)
-                size += len(chunk)
-                if most is not None and size > most:
-                    response.stream = _Rest(chunks, body, stream)
-                    return
-        except BaseException:
-            stream.close()
-            raise
-        stream.close()
-        response.stream = httpx.ByteStream(b"".join(chunks))
-        exchange.whole = True
+        made = self._calls.make(request, self._inner.handle_request, blind=not self._holdfast_watched, streamed=True)
+        return cast("httpx.Response", made)
 
     def close(self) -> None:
         """Close the connections."""
         self._inner.close()
-
-
-class _Rest(httpx.SyncByteStream):
-    """A body whose beginning was read already."""
-
-    def __init__(self, chunks: list[bytes], rest: Iterator[bytes], stream: httpx.SyncByteStream) -> None:
-        self._chunks = chunks
-        self._rest = rest
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._chunks
-        yield from self._rest
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class _Stream(httpx.SyncByteStream):
-    """A response that is still being read: under the call's deadline, and with its place and permit until it is closed."""
-
-    def __init__(self, inner: Any, call: Call, request: httpx.Request, exchange: Exchange) -> None:
-        self._inner = inner
-        self._call: Call | None = call
-        self._limit = call.deadline
-        self._request = request
-        self._exchange = exchange
-
-    def __iter__(self) -> Iterator[bytes]:
-        chunks = iter(self._inner)
-        while True:
-            token = ambient.set(self._limit)
-            try:
-                chunk = next(chunks)
-            except StopIteration:
-                self._end(SUCCESS)
-                return
-            except Exception as error:
-                self._end(FAILURE, error)
-                raise_ours(error, self._request, self._exchange)
-                raise
-            finally:
-                ambient.reset(token)
-            yield chunk
-
-    def close(self) -> None:
-        self._end(SUCCESS)
-        self._inner.close()
-
-    def _end(self, verdict: Verdict, error: Exception | None = None) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            finish(call, self._exchange, verdict, error)
-
-    def __del__(self) -> None:
-        self._end(IGNORED)  # nobody closed it: that says nothing about the server, but its place is needed
 
 
 class AsyncTransport(httpx.AsyncBaseTransport):
@@ -232,116 +97,18 @@ class AsyncTransport(httpx.AsyncBaseTransport):
     def __init__(
         self, policy: Policy | Mapping[str, Policy] | None = None, *, transport: httpx.AsyncBaseTransport | None = None, **options: Any
     ) -> None:
-        self._policies = Policies(policy)
         self._inner = httpx.AsyncHTTPTransport(**options) if transport is None else transport
-        self._watched = _set_backend(self._inner, AsyncBackend())
+        self._calls = AsyncCalls(_LIBRARY, policy, [self._inner], AsyncBackend(_LIBRARY.core))
+        self._holdfast_watched = not self._calls.blind
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request through the policy of its host."""
-        plan = self._policies.plan(request.url.host)
-        exchange = _exchange(request, self._watched)
-        handled = sys.exception()
-        try:
-            response = await aio.run(plan, self._attempt, (request, exchange), {}, exchange)
-        except Exception as error:
-            raise_ours(error, request, exchange, handled)
-            raise
-        if exchange.call is not None:
-            response.stream = _AsyncStream(response.stream, exchange.call, request, exchange)
-        return response
-
-    async def _attempt(self, request: httpx.Request, exchange: Exchange) -> httpx.Response:
-        exchange.begin()
-        token = running.set(exchange)
-        try:
-            response = await self._inner.handle_async_request(request)
-            exchange.answered = response.status_code
-            if request.extensions.get(_BUFFERED) or (is_failure(response.status_code) and exchange.may_repeat):
-                await self._read(request, response, exchange)
-            return response
-        finally:
-            running.reset(token)
-
-    async def _read(self, request: httpx.Request, response: httpx.Response, exchange: Exchange) -> None:
-        most = None if request.extensions.get(_BUFFERED) else FAILURE_BODY
-        chunks: list[bytes] = []
-        size = 0
-        stream = cast("httpx.AsyncByteStream", response.stream)
-        body = stream.__aiter__()
-        try:
-            async for chunk in body:
-                chunks.append(chunk)
-                size += len(chunk)
-                if most is not None and size > most:
-                    response.stream = _AsyncRest(chunks, body, stream)
-                    return
-        except BaseException:
-            await stream.aclose()
-            raise
-        await stream.aclose()
-        response.stream = httpx.ByteStream(b"".join(chunks))
-        exchange.whole = True
+        made = await self._calls.make(request, self._inner.handle_async_request, blind=not self._holdfast_watched, streamed=True)
+        return cast("httpx.Response", made)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._inner.aclose()
-
-
-class _AsyncRest(httpx.AsyncByteStream):
-    """A body whose beginning was read already."""
-
-    def __init__(self, chunks: list[bytes], rest: AsyncIterator[bytes], stream: httpx.AsyncByteStream) -> None:
-        self._chunks = chunks
-        self._rest = rest
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for chunk in self._chunks:
-            yield chunk
-        async for chunk in self._rest:
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-class _AsyncStream(httpx.AsyncByteStream):
-    """See `_Stream`."""
-
-    def __init__(self, inner: Any, call: Call, request: httpx.Request, exchange: Exchange) -> None:
-        self._inner = inner
-        self._call: Call | None = call
-        self._limit = call.deadline
-        self._request = request
-        self._exchange = exchange
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = self._inner.__aiter__()
-        loop = backend()
-        while True:
-            try:
-                with loop.cutoff(self._limit, clock.current.get()):
-                    chunk = await anext(chunks)
-            except StopAsyncIteration:
-                self._end(SUCCESS)
-                return
-            except Exception as error:
-                self._end(FAILURE, error)
-                raise_ours(error, self._request, self._exchange)
-                raise
-            yield chunk
-
-    async def aclose(self) -> None:
-        self._end(SUCCESS)
-        await self._inner.aclose()
-
-    def _end(self, verdict: Verdict, error: Exception | None = None) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            finish(call, self._exchange, verdict, error)
-
-    def __del__(self) -> None:
-        self._end(IGNORED)
 
 
 class Client(httpx.Client):
@@ -355,20 +122,22 @@ class Client(httpx.Client):
     def __init__(self, *, policy: Policy | Mapping[str, Policy] | None = None, **options: Any) -> None:
         options.setdefault("timeout", TIMEOUTS)
         super().__init__(**options)
-        self._policies = Policies(policy)
-        self._transport = Transport(policy, transport=self._transport)
-        self._mounts = {
-            pattern: None if mounted is None else Transport(policy, transport=mounted) for pattern, mounted in self._mounts.items()
-        }
+        self._calls = Calls(_LIBRARY, policy, [self._transport, *self._mounts.values()], Backend(_LIBRARY.core))
+        self._cookies = _LIBRARY.jar(self._cookies.jar)
 
     def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
         """See httpx. The policy's deadline is for all of it: redirects, authentication, attempts and the body."""
-        begin_call(request, stream)
-        token = ambient.set(whole_call(self._policies.plan(request.url.host)))
+        token = ambient.set(self._calls.begin(request, stream))
         try:
             return super().send(request, stream=stream, **options)
         finally:
             ambient.reset(token)
+
+    # Above this httpx redirects, authenticates and calls hooks; below it sends, once.
+    def _send_single_request(self, request: httpx.Request) -> httpx.Response:
+        blind = self._calls.blind
+        unseen = bool(blind) and self._transport_for_url(request.url) in blind
+        return cast("httpx.Response", self._calls.make(request, super()._send_single_request, blind=unseen))
 
 
 class AsyncClient(httpx.AsyncClient):
@@ -377,84 +146,18 @@ class AsyncClient(httpx.AsyncClient):
     def __init__(self, *, policy: Policy | Mapping[str, Policy] | None = None, **options: Any) -> None:
         options.setdefault("timeout", TIMEOUTS)
         super().__init__(**options)
-        self._policies = Policies(policy)
-        self._transport = AsyncTransport(policy, transport=self._transport)
-        self._mounts = {
-            pattern: None if mounted is None else AsyncTransport(policy, transport=mounted) for pattern, mounted in self._mounts.items()
-        }
+        self._calls = AsyncCalls(_LIBRARY, policy, [self._transport, *self._mounts.values()], AsyncBackend(_LIBRARY.core))
+        self._cookies = _LIBRARY.jar(self._cookies.jar)
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
         """See httpx. The policy's deadline is for all of it: redirects, authentication, attempts and the body."""
-        begin_call(request, stream)
-        token = ambient.set(whole_call(self._policies.plan(request.url.host)))
+        token = ambient.set(self._calls.begin(request, stream))
         try:
             return await super().send(request, stream=stream, **options)
         finally:
             ambient.reset(token)
 
-
-def _exchange(request: httpx.Request, watched: bool) -> Exchange:
-    if _BUFFERED not in request.extensions:  # no client of ours has named it already
-        mint_id(request.headers)
-    again = isinstance(request.stream, httpx.ByteStream)
-    return Exchange(request.method, request.headers, again, _OURS, unsent=_UNSENT, watched=watched)
-
-
-def begin_call(request: httpx.Request, stream: bool) -> None:
-    """Give the logical call its name, and tell the transport how it is read; both stay with the request over redirects."""
-    mint_id(request.headers)
-    request.extensions = {**request.extensions, _BUFFERED: not stream}
-
-
-def finish(call: Call, exchange: Exchange, verdict: Verdict, error: Exception | None) -> None:
-    """End an attempt whose response was streamed."""
-    now = clock.now()
-    if error is not None and call.cut_by_caller(error, now):
-        verdict = IGNORED
-    elif verdict is SUCCESS and is_failure(exchange.answered):
-        verdict = FAILURE
-    call.close(verdict, now, error)
-
-
-def raise_if_late(error: Exception) -> None:
-    """Raise DeadlineExceeded where a timeout came because of the ambient deadline."""
-    limit, now = ambient.get(), clock.now()
-    if limit is not None and now >= limit.at - _GRAIN:
-        raise limit.exceeded(now) from error
-
-
-def raise_ours(error: Exception, request: httpx.Request, exchange: Exchange, handled: BaseException | None = None) -> None:
-    """Raise the error that is ours and httpx's both, where `error` is ours; return where it is not.
-
-    `handled` is what the caller was handling when the call began: Python chains it to whatever is raised then, and it is no part of it.
-    """
-    raised: DeadlineExceeded | _Refused
-    if isinstance(error, (DeadlineExceeded, _Refused)):
-        return
-    if isinstance(error, errors.Rejected):
-        kind = _REFUSALS.get(type(error))
-        if kind is None:
-            return
-        raised = kind(error.policy, error.retry_after)
-    else:
-        cut = deadline_behind(error)
-        if cut is None or (handled is not None and cut is deadline_behind(handled)):
-            return
-        raised = DeadlineExceeded(cut.policy, cut.budget, cut.elapsed, cut.started, cut.attempt or exchange.attempt, cut.what)
-        raised._source = cut._source
-    raised._request = request
-    for line in getattr(error, "__notes__", ()):
-        raised.add_note(line)
-    try:
-        raise raised from error
-    finally:
-        del raised
-
-
-def _set_backend(transport: object, network: object) -> bool:
-    # httpx hands httpcore's `network_backend` argument to nobody, so it is put where httpcore keeps it.
-    pool = getattr(transport, "_pool", None)
-    if pool is None or not hasattr(pool, "_network_backend"):
-        return isinstance(transport, (Transport, AsyncTransport)) and transport._watched
-    pool._network_backend = network
-    return True
+    async def _send_single_request(self, request: httpx.Request) -> httpx.Response:
+        blind = self._calls.blind
+        unseen = bool(blind) and self._transport_for_url(request.url) in blind
+        return cast("httpx.Response", await self._calls.make(request, super()._send_single_request, blind=unseen))

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import math
 import socket
 import ssl
 from collections.abc import Iterable
-from typing import Any, TypeVar, cast
-
-import httpcore
-from httpcore._backends.auto import AutoBackend
-from httpcore._synchronization import AsyncShieldCancellation
+from typing import Any, cast
 
 from holdfast import net
+from holdfast.clients import httpx_asyncio
 from holdfast.clients.exchange import wrote
+from holdfast.clients.httpx_errors import Core
 from holdfast.net.clamp import alone
 from holdfast.net.sockets import receive_plain, receive_tls, sendall_plain
-
-T = TypeVar("T")
 
 # Between attempts on a host's addresses, as in holdfast.net.
 _STAGGER = 0.25
@@ -25,8 +23,15 @@ _STAGGER = 0.25
 Options = Iterable[tuple[Any, ...]]
 
 
-class Backend(httpcore.NetworkBackend):
-    """Blocking connections."""
+class Backend:
+    """Blocking connections.
+
+    Args:
+        core: whose errors they raise.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
 
     def connect_tcp(
         self,
@@ -35,17 +40,17 @@ class Backend(httpcore.NetworkBackend):
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Options | None = None,
-    ) -> httpcore.NetworkStream:
+    ) -> Stream:
         """See httpcore: TCP to the host, name look-up included, within the timeout and the deadline."""
         source = (local_address, 0) if local_address is not None else None
-        options = [(net_level, name, value) for net_level, name, value in socket_options or ()]
-        with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError):
+        options = [(level, name, value) for level, name, value in socket_options or ()]
+        with self._core.connecting:
             sock = net.connect((host, port), timeout, source, [*net.NO_DELAY, *options])
-        return _Stream(sock)
+        return Stream(sock, self._core)
 
-    def connect_unix_socket(self, path: str, timeout: float | None = None, socket_options: Options | None = None) -> httpcore.NetworkStream:
+    def connect_unix_socket(self, path: str, timeout: float | None = None, socket_options: Options | None = None) -> Stream:
         """See httpcore."""
-        with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError):
+        with self._core.connecting:
             sock = net.Socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 for level, name, value in socket_options or ():
@@ -55,7 +60,7 @@ class Backend(httpcore.NetworkBackend):
             except BaseException:
                 sock.close()
                 raise
-        return _Stream(sock)
+        return Stream(sock, self._core)
 
     def sleep(self, seconds: float) -> None:
         """See httpcore: between its own attempts to connect."""
@@ -64,47 +69,54 @@ class Backend(httpcore.NetworkBackend):
         current.get().sleep(seconds)
 
 
-class _Stream(httpcore.NetworkStream):
-    def __init__(self, sock: net.Socket | net.TLSSocket) -> None:
+class Stream:
+    """One blocking connection."""
+
+    def __init__(self, sock: net.Socket | net.TLSSocket, core: Core) -> None:
         self._sock = sock
+        self._core = core
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._receive: Any = receive_tls if type(sock) is net.TLSSocket else receive_plain if not self._is_tls else type(sock).recv
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with _READING:
+        """See httpcore."""
+        with self._core.reading:
             data: bytes = alone(self._sock, timeout, self._receive, max_bytes)
             return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """See httpcore."""
         if buffer:
             wrote()
-            with _WRITING:
+            with self._core.writing:
                 if self._is_tls:
                     self._sock.settimeout(timeout)
                     self._sock.sendall(buffer)
                 else:
-                    alone(self._sock, timeout, sendall_plain, buffer, again=False)
+                    alone(self._sock, timeout, sendall_plain, buffer)
 
     def close(self) -> None:
+        """See httpcore."""
         self._sock.close()
 
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
+    def start_tls(self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None) -> Any:
+        """See httpcore."""
         try:
-            with _mapped(httpcore.ConnectTimeout, httpcore.ConnectError):
+            with self._core.connecting:
                 self._sock.settimeout(timeout)
                 if isinstance(self._sock, ssl.SSLSocket):  # through an HTTPS proxy
-                    from httpcore._backends.sync import TLSinTLSStream
-
-                    return TLSinTLSStream(self._sock, ssl_context, server_hostname, timeout)
-                return _Stream(net.wrap_tls(self._sock, ssl_context, server_hostname))
+                    sync = importlib.import_module(f"{self._core.library.__name__}._backends.sync")
+                    return sync.TLSinTLSStream(self._sock, ssl_context, server_hostname, timeout)
+                return Stream(net.wrap_tls(self._sock, ssl_context, server_hostname), self._core)
         except BaseException:
             self.close()
             raise
 
     def get_extra_info(self, info: str) -> Any:
+        """See httpcore."""
         sock = self._sock
+        if info == "is_readable":
+            return net.is_readable(sock)
         match info:
             case "ssl_object":
                 return sock._sslobj if isinstance(sock, ssl.SSLSocket) else None  # type: ignore[attr-defined]  # httpcore asks it for ALPN
@@ -114,39 +126,21 @@ class _Stream(httpcore.NetworkStream):
                 return sock.getpeername()
             case "socket":
                 return sock
-            case "is_readable":
-                return net.is_readable(sock)
         return None
 
 
-class _mapped:  # noqa: N801  (read as a word: `with _mapped(...)`)
-    """An operation's timeout and failure become the client's own errors, with ours as their cause."""
+class AsyncBackend:
+    """Async connections: of our own for asyncio, and httpcore's for trio.
 
-    __slots__ = ("_failure", "_timeout")
+    Names are looked up where a deadline ends the wait and nothing waits for it later.
 
-    def __init__(self, timeout: type[Exception], failure: type[Exception]) -> None:
-        self._timeout = timeout
-        self._failure = failure
+    Args:
+        core: whose errors they raise.
+    """
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TimeoutError):
-            raise self._timeout(str(error)) from error
-        if isinstance(error, OSError):
-            raise self._failure(str(error)) from error
-
-
-_READING = _mapped(httpcore.ReadTimeout, httpcore.ReadError)
-_WRITING = _mapped(httpcore.WriteTimeout, httpcore.WriteError)
-
-
-class AsyncBackend(httpcore.AsyncNetworkBackend):
-    """Async connections: httpcore's own, but names are looked up where a deadline ends the wait and nothing waits for it later."""
-
-    def __init__(self) -> None:
-        self._inner = AutoBackend()
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._others: Any = None
 
     async def connect_tcp(
         self,
@@ -155,89 +149,118 @@ class AsyncBackend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Options | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> Any:
         """See httpcore."""
         if not _in_asyncio():
-            return _AsyncStream(await self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
-        try:
+            return await self._connect_other(host, port, timeout, local_address, socket_options)
+        with self._core.connecting:
             async with asyncio.timeout(timeout):
                 found = await net.agetaddrinfo(host, port, 0, net.STREAM)
-                addresses = [str(info[4][0]) for info in net.interleave(found)]
-                return _AsyncStream(await self._first(addresses, port, timeout, local_address, socket_options))
-        except TimeoutError as error:
-            raise httpcore.ConnectTimeout(str(error)) from error
-        except OSError as error:
-            raise httpcore.ConnectError(str(error)) from error
+                connection = await _first([str(info[4][0]) for info in net.interleave(found)], port, local_address)
+        return self._stream(connection, socket_options)
 
-    async def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Options | None = None
-    ) -> httpcore.AsyncNetworkStream:
+    async def connect_unix_socket(self, path: str, timeout: float | None = None, socket_options: Options | None = None) -> Any:
         """See httpcore."""
-        return _AsyncStream(await self._inner.connect_unix_socket(path, timeout, socket_options))
+        if not _in_asyncio():
+            return _OtherStream(await self._other().connect_unix_socket(path, timeout, socket_options), self._core)
+        with self._core.connecting:
+            async with asyncio.timeout(timeout):
+                connection = await httpx_asyncio.connect_unix(path)
+        return self._stream(connection, socket_options)
 
     async def sleep(self, seconds: float) -> None:
         """See httpcore."""
-        await self._inner.sleep(seconds)
+        await (asyncio.sleep(seconds) if _in_asyncio() else self._other().sleep(seconds))
 
-    async def _first(
-        self, addresses: list[str], port: int, timeout: float | None, local: str | None, options: Options | None
-    ) -> httpcore.AsyncNetworkStream:
-        """The connection to whichever address answers first, 250 ms apart."""
-        if len(addresses) == 1:
-            return await self._inner.connect_tcp(addresses[0], port, timeout, local, options)
-        tasks: set[asyncio.Task[httpcore.AsyncNetworkStream]] = set()
-        failure: Exception = OSError("the host has no address")
-        try:
-            waiting = list(addresses)
-            while waiting or tasks:
-                if waiting:
-                    tasks.add(asyncio.create_task(self._inner.connect_tcp(waiting.pop(0), port, timeout, local, options)))
-                done, _ = await asyncio.wait(tasks, timeout=_STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    tasks.discard(task)
-                    error = task.exception()
-                    if error is None:
-                        return task.result()
-                    failure = cast("Exception", error)
-            raise failure
-        finally:
-            await _give_up(tasks)
+    def _stream(self, connection: httpx_asyncio.Connection, options: Options | None) -> httpx_asyncio.Stream:
+        for option in options or ():
+            connection.transport.get_extra_info("socket").setsockopt(*option)
+        return httpx_asyncio.Stream(connection, self._core)
+
+    def _other(self) -> Any:
+        if self._others is None:
+            self._others = importlib.import_module(f"{self._core.library.__name__}._backends.auto").AutoBackend()
+        return self._others
+
+    async def _connect_other(
+        self, host: str, port: int, timeout: float | None, local_address: str | None, options: Options | None
+    ) -> _OtherStream:
+        import trio
+
+        began = trio.current_time()
+        with self._core.connecting, trio.move_on_after(math.inf if timeout is None else timeout) as looking_up:
+            # trio will ask again, and be answered at once: what hangs, hangs in our threads, and not in its 40.
+            found = await net.agetaddrinfo(host, port, 0, net.STREAM)
+        if looking_up.cancelled_caught:
+            raise self._core.library.ConnectTimeout(f"no address of {host} in {timeout} s")
+        address = str(found[0][4][0]) if len(found) == 1 else host
+        left = None if timeout is None else max(0.0, timeout - (trio.current_time() - began))
+        return _OtherStream(await self._other().connect_tcp(address, port, left, local_address, options), self._core)
+
+
+async def _first(addresses: list[str], port: int, local: str | None) -> httpx_asyncio.Connection:
+    """The connection to whichever address answers first, 250 ms apart."""
+    if len(addresses) == 1:
+        return await httpx_asyncio.connect(addresses[0], port, local)
+    tasks: set[asyncio.Task[httpx_asyncio.Connection]] = set()
+    failure: Exception = OSError("the host has no address")
+    try:
+        waiting = list(addresses)
+        while waiting or tasks:
+            if waiting:
+                tasks.add(asyncio.create_task(httpx_asyncio.connect(waiting.pop(0), port, local)))
+            done, _ = await asyncio.wait(tasks, timeout=_STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                tasks.discard(task)
+                error = task.exception()
+                if error is None:
+                    return task.result()
+                failure = cast("Exception", error)
+        raise failure
+    finally:
+        await _give_up(tasks)
+
+
+async def _give_up(tasks: set[asyncio.Task[httpx_asyncio.Connection]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, httpx_asyncio.Connection):  # it connected just as it lost
+            result.close()
 
 
 def _in_asyncio() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return False  # trio, whose look-ups a deadline ends by itself
+        return False
     return True
 
 
-async def _give_up(tasks: set[asyncio.Task[httpcore.AsyncNetworkStream]]) -> None:
-    for task in tasks:
-        task.cancel()
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, httpcore.AsyncNetworkStream):  # it connected just as it lost
-            await result.aclose()
+class _OtherStream:
+    """A stream of httpcore's that notices the first byte written."""
 
-
-class _AsyncStream(httpcore.AsyncNetworkStream):
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+    def __init__(self, inner: Any, core: Core) -> None:
         self._inner = inner
-        self.read = inner.read  # type: ignore[method-assign]  # no layer of ours where there is nothing to add
-        self.aclose = inner.aclose  # type: ignore[method-assign]
-        self.get_extra_info = inner.get_extra_info  # type: ignore[method-assign]
+        self._core = core
+        self.read = inner.read  # no layer of ours where there is nothing to add
+        self.aclose = inner.aclose
+        self.get_extra_info = inner.get_extra_info
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """See httpcore."""
         if buffer:
             wrote()
         await self._inner.write(buffer, timeout)
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> _OtherStream:
+        """See httpcore."""
         try:
-            return _AsyncStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+            return _OtherStream(await self._inner.start_tls(ssl_context, server_hostname, timeout), self._core)
         except BaseException:
-            with AsyncShieldCancellation():  # httpcore closes it where the handshake fails, and not where it is cancelled
+            shielded = importlib.import_module(f"{self._core.library.__name__}._synchronization").AsyncShieldCancellation
+            with shielded():  # httpcore closes it where the handshake fails, and not where it is cancelled
                 await self._inner.aclose()
             raise

@@ -164,10 +164,10 @@ class Adapter(requests.adapters.HTTPAdapter):
             if rewind is not None and exchange.attempt > 1:
                 rewind()
             response = super().send(request, stream, *options)
-            exchange.answered = response.status_code
+            exchange.failed = is_failure(response.status_code)
             if not stream:
                 exchange.whole = _read(response)
-            elif is_failure(response.status_code) and exchange.may_repeat:
+            elif exchange.failed and exchange.may_repeat:
                 exchange.whole = _read_failure(response)
             return response
         finally:

@@ -158,11 +158,11 @@ def _attempt(
         if rewind is not None and exchange.attempt > 1:
             rewind()
         response = send()
-        exchange.answered = response.status
+        exchange.failed = is_failure(response.status)
         if buffered:
             response.read(cache_content=True)
             exchange.whole = True
-        elif is_failure(response.status) and exchange.may_repeat:
+        elif exchange.failed and exchange.may_repeat:
             exchange.whole = read_failure(response)
         return response
     finally:

@@ -97,7 +97,9 @@ async def _run(
                     result: R = await _awaitable(fn, fn(*args, **kwargs))
                 else:
                     with loop.cutoff(limit, clock):
-                        result = await _awaitable(fn, fn(*args, **kwargs))
+                        awaited = fn(*args, **kwargs) if kwargs else fn(*args)
+                        # A coroutine is by far the usual case, and asking about it here is cheap.
+                        result = await (awaited if awaited.__class__ is CoroutineType else _awaitable(fn, awaited))
             except BaseException as error:
                 delay = call.failed(error, clock.now())
                 if delay is None:
@@ -130,9 +132,8 @@ async def _pause(call: Call, delay: float, loop: Backend, clock: Clock) -> None:
 
 
 def _awaitable(fn: Callable[..., object], result: object) -> Awaitable[Any]:
-    # A coroutine is by far the usual case, and asking about it is cheap.
-    if result.__class__ is CoroutineType or isawaitable(result):
-        return result  # pyright: ignore[reportReturnType]  (it does not narrow by __class__)
+    if isawaitable(result):
+        return result
     name = getattr(fn, "__qualname__", repr(fn))
     raise TypeError(f"{name} returned {type(result).__name__} to an async call, nothing to await; use `policy.call(...)`")
 

@@ -30,17 +30,19 @@ _SWEEP = 1000
 _EARLY = 1e-6
 
 
+_order = count()  # of cut-offs that end at the same moment
+
+
 class _Loop:
     """One event loop: its cut-offs, soonest first."""
 
-    __slots__ = ("_heap", "_live", "_loop", "_order", "_rings_at", "_timer", "shields")
+    __slots__ = ("_loop", "_timer", "heap", "live", "rings_at", "shields")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self._heap: list[tuple[float, int, _Cutoff]] = []
-        self._live = 0
-        self._order = count()
-        self._rings_at = inf
+        self.heap: list[tuple[float, int, _Cutoff]] = []  # ended ones too, until they come up
+        self.live = 0  # those that have not ended
+        self.rings_at = inf
         self._timer: asyncio.TimerHandle | None = None
         self.shields: dict[asyncio.Task[Any], _Shield] = {}  # the innermost shield of each task that is in one
 
@@ -104,41 +106,32 @@ class _Loop:
 
     # What the cut-offs call.
 
-    def add(self, at: float, cutoff: _Cutoff, clock: Clock) -> None:
-        """Let `cutoff` ring at this time of `clock`."""
-        self._live += 1
-        heappush(self._heap, (at, next(self._order), cutoff))
-        if at < self._rings_at:
-            self._set(at, clock)
+    def sweep(self) -> None:
+        """Forget the cut-offs that have ended, where they are most of the heap."""
+        if len(self.heap) > 2 * self.live:
+            self.heap[:] = [entry for entry in self.heap if entry[2].waits]
+            heapify(self.heap)
 
-    def drop(self) -> None:
-        """A cut-off has ended."""
-        self._live -= 1
-        if not self._live:
-            self._heap.clear()
-        elif len(self._heap) > _SWEEP and len(self._heap) > 2 * self._live:
-            self._heap[:] = [entry for entry in self._heap if entry[2].waits]
-            heapify(self._heap)
-
-    def _set(self, at: float, clock: Clock) -> None:
+    def set(self, at: float, clock: Clock) -> None:
+        """Ring at this time of `clock`."""
         loop = self._loop()
         if loop is not None:
-            self._rings_at = at
+            self.rings_at = at
             if self._timer is not None:  # a later one, which goes on from here
                 self._timer.cancel()
             self._timer = loop.call_later(max(0.0, at - clock.now()), self._ring, clock)
 
     def _ring(self, clock: Clock) -> None:
         self._timer = None
-        self._rings_at = inf
-        heap = self._heap
+        self.rings_at = inf
+        heap = self.heap
         now = clock.now() + _EARLY
         while heap and (heap[0][0] <= now or not heap[0][2].waits):
             cutoff = heappop(heap)[2]
             if cutoff.waits:
                 cutoff.fire()
         if heap:
-            self._set(heap[0][0], clock)
+            self.set(heap[0][0], clock)
 
 
 async def _end(tasks: list[asyncio.Task[Any]]) -> None:
@@ -191,7 +184,11 @@ class _Cutoff:
         self._cancels = task.cancelling()
         if self._loop.shields:
             self._shield = self._loop.shields.get(task)
-        self._loop.add(limit.at, self, self._clock)
+        loop = self._loop
+        loop.live += 1
+        heappush(loop.heap, (limit.at, next(_order), self))
+        if limit.at < loop.rings_at:
+            loop.set(limit.at, self._clock)
 
     def fire(self) -> None:
         """The time is up: cancel the task, at once or when the shield that it is in has ended."""
@@ -205,12 +202,23 @@ class _Cutoff:
             self._fired = True
             task.cancel()
 
+    def lift(self) -> None:
+        """See `Cutoff.lift`."""
+        if self._task is not None and not self._fired:
+            self._task = None
+            self._loop.live -= 1
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         task, limit = self._task, self._limit
         if task is None or limit is None:
             return
         self._task = None
-        self._loop.drop()
+        loop = self._loop
+        loop.live -= 1
+        if not loop.live:
+            loop.heap.clear()
+        elif len(loop.heap) > _SWEEP:
+            loop.sweep()
         # Whoever else cancelled the task as well is not to be robbed of it: only our own cancellation becomes an error.
         if self._fired and task.uncancel() <= self._cancels and isinstance(error, asyncio.CancelledError):
             raise limit.exceeded(self._clock.now()) from error

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -194,20 +195,12 @@ def guarded(name: str) -> Callable[..., Any]:
 
 
 async def agetaddrinfo(host: Host, port: Port, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> list[AddressInfo]:  # noqa: A002
-    """The same for asyncio: it waits in the loop, and can be cancelled. The loop's default executor is left alone, since
-    `asyncio.run` waits for it to end, and so for the resolver.
+    """The same for asyncio and trio: it waits in the loop, and can be cancelled. Their own threads are left alone: `asyncio.run` waits for
+    its executor to end, and so for the resolver; trio's are 40, and hung look-ups would hold them from whatever else is to be done there.
     """
-    import asyncio
-
     if is_address(host):
         return cast("list[AddressInfo]", _system("getaddrinfo", host, port, family, type, proto, flags))
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
-
-    def callback() -> None:
-        with suppress(RuntimeError):  # the loop was closed: nobody waits there any more
-            loop.call_soon_threadsafe(done.set)
-
+    done, callback = _wake_up()
     lookup = RESOLVER.ask(("getaddrinfo", (host, port, family, type, proto, flags)), callback)
     try:
         if not lookup.done.is_set():
@@ -216,6 +209,28 @@ async def agetaddrinfo(host: Host, port: Port, family: int = 0, type: int = 0, p
         RESOLVER.forget(lookup, callback)
         raise
     return cast("list[AddressInfo]", lookup.result())
+
+
+def _wake_up() -> tuple[Any, Callable[[], None]]:
+    """An event of the running loop, and what sets it from another thread."""
+    import asyncio
+
+    call_soon: Callable[[Callable[[], object]], object]
+    try:
+        call_soon = asyncio.get_running_loop().call_soon_threadsafe
+        done: Any = asyncio.Event()
+    except RuntimeError:
+        trio = sys.modules.get("trio")
+        if trio is None:
+            raise
+        call_soon = trio.lowlevel.current_trio_token().run_sync_soon
+        done = trio.Event()
+
+    def callback() -> None:
+        with suppress(RuntimeError):  # the loop was closed (trio's error is one too): nobody waits there any more
+            call_soon(done.set)
+
+    return done, callback
 
 
 def is_address(host: Host) -> bool:

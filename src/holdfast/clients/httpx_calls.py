@@ -1,0 +1,255 @@
+"""Requests of httpx and of httpx2 behind the policies of their hosts: what the clients and transports of both share.
+
+httpx2 has httpx's classes under names of its own, so here they are what the given module says.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from http.cookiejar import CookieJar
+from typing import Any
+
+from holdfast import errors
+from holdfast.clients.exchange import FAILURE_BODY, Exchange, Policies, is_failure, mint_id, own_error, running, whole_call
+from holdfast.clients.httpx_backend import AsyncBackend, Backend
+from holdfast.clients.httpx_bodies import AsyncLent, AsyncRest, Lent, Rest, over
+from holdfast.clients.httpx_errors import Core
+from holdfast.deadlines import Deadline, ambient
+from holdfast.drivers import aio, clock, threads
+from holdfast.policy import Policy
+
+_BUFFERED = "holdfast.buffered"
+# On a transport: what is written below it is noticed.
+_WATCHED = "_holdfast_watched"
+
+
+class Library:
+    """httpx or httpx2, and what is ours for it.
+
+    Args:
+        httpx: the module.
+        core: the name of the module of its connections.
+        exceeded: our DeadlineExceeded that is also its TimeoutException.
+        refusals: ours for each refusal, which are also its ConnectError.
+    """
+
+    def __init__(
+        self,
+        httpx: Any,
+        core: str,
+        exceeded: type[errors.DeadlineExceeded],
+        refusals: Mapping[type[errors.Rejected], type[errors.Rejected]],
+    ) -> None:
+        self.httpx = httpx
+        self.core = Core(importlib.import_module(core))
+        self._exceeded = exceeded
+        self._refusals = refusals
+        self.ours = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.StreamError, httpx.CookieConflict)
+        self.unsent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)  # raised before anything was sent
+        self.jar = over(httpx.Cookies, _QuietJar)
+
+    def raise_ours(self, error: Exception, request: Any, exchange: Exchange) -> None:
+        """Raise the error that is ours and the library's both, where `error` is ours; return where it is not."""
+        raised: Any = own_error(error, exchange, self._exceeded, self._refusals)
+        if raised is None:
+            return
+        raised._request = request
+        try:
+            raise raised from error
+        finally:
+            del raised
+
+
+class _QuietJar:
+    """Cookies that are looked for where there are some: the library turns each response and request into urllib's first."""
+
+    def extract_cookies(self, response: Any) -> None:
+        if "set-cookie" in response.headers or type(self.jar) is not CookieJar:  # type: ignore[attr-defined]
+            super().extract_cookies(response)  # type: ignore[misc]
+
+
+class _Calls:
+    """The requests of one client or transport.
+
+    Args:
+        library: whose they are.
+        policy: one for all hosts, or a mapping.
+        transports: what sends them.
+        backend: the network below those.
+    """
+
+    def __init__(
+        self, library: Library, policy: Policy | Mapping[str, Policy] | None, transports: Iterable[Any], backend: Backend | AsyncBackend
+    ) -> None:
+        self._library = library
+        self._policies = Policies(policy)
+        self.blind = [transport for transport in transports if transport is not None and not _watch(transport, backend)]
+
+    def begin(self, request: Any, stream: bool) -> Deadline | None:
+        """A logical call begins. How it is read stays with the request over redirects, and is told to the attempts.
+
+        Returns:
+            Its deadline.
+        """
+        request.extensions = {**request.extensions, _BUFFERED: not stream}
+        return whole_call(self._policies.only or self._policies.plan(request.url.host))
+
+    def _exchange(self, request: Any, blind: bool) -> Exchange:
+        mint_id(request.headers)
+        library = self._library
+        again = isinstance(request.stream, library.httpx.ByteStream)
+        return Exchange(request.method, request.headers, again, library.ours, unsent=library.unsent, watched=not blind)
+
+    def _lend(self, body: type, base: type, request: Any, response: Any, exchange: Exchange) -> None:
+        def translate(error: Exception) -> None:
+            self._library.raise_ours(error, request, exchange)
+
+        if exchange.call is not None:
+            response.stream = over(base, body)(response.stream, exchange, exchange.call, translate)
+
+
+class Calls(_Calls):
+    """Blocking ones."""
+
+    def make(self, request: Any, send: Callable[[Any], Any], *, blind: bool = False, streamed: bool = False) -> Any:
+        """Send a request through the policy of its host.
+
+        Args:
+            request: the request.
+            send: makes one attempt.
+            blind: whether nobody below tells what was written.
+            streamed: whether the body is somebody else's to read, whatever the caller wants.
+        """
+        plan = self._policies.only or self._policies.plan(request.url.host)
+        exchange = self._exchange(request, blind)
+        try:
+            response = threads.run(plan, self._attempt, (request, exchange, send, streamed), {}, exchange)
+        except Exception as error:
+            self._library.raise_ours(error, request, exchange)
+            raise
+        if exchange.call is not None:
+            self._lend(Lent, self._library.httpx.SyncByteStream, request, response, exchange)
+        return response
+
+    def _attempt(self, request: Any, exchange: Exchange, send: Callable[[Any], Any], streamed: bool) -> Any:
+        exchange.begin()
+        token = running.set(exchange)
+        try:
+            response = self._send(request, exchange, send)
+            exchange.failed = is_failure(response.status_code)
+            if not streamed and request.extensions.get(_BUFFERED):
+                try:
+                    response.read()
+                except BaseException:
+                    response.close()
+                    raise
+                exchange.whole = True
+            elif exchange.failed and exchange.may_repeat:
+                exchange.whole = self._read_failure(response)
+            return response
+        finally:
+            running.reset(token)
+
+    def _send(self, request: Any, exchange: Exchange, send: Callable[[Any], Any]) -> Any:
+        limit = exchange.limit
+        if limit is None or limit.at == math.inf:
+            return send(request)
+        # A thread that waits for a free connection waits on no socket, so that the pool's own timeout has to end it.
+        extensions = request.extensions
+        timeout = extensions.get("timeout", {})
+        left, own = limit.remaining(clock.now()), timeout.get("pool")
+        request.extensions = {**extensions, "timeout": {**timeout, "pool": left if own is None or left < own else own}}
+        try:
+            return send(request)
+        except self._library.httpx.PoolTimeout as error:
+            now = clock.now()
+            if now >= limit.at:
+                raise limit.exceeded(now) from error
+            raise
+        finally:
+            request.extensions = extensions
+
+    def _read_failure(self, response: Any) -> bool:
+        chunks: list[bytes] = []
+        size = 0
+        stream = response.stream
+        body = iter(stream)
+        try:
+            for chunk in body:
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > FAILURE_BODY:
+                    response.stream = over(self._library.httpx.SyncByteStream, Rest)(chunks, body, stream)
+                    return False
+        except BaseException:
+            stream.close()
+            raise
+        stream.close()
+        response.stream = self._library.httpx.ByteStream(b"".join(chunks))
+        return True
+
+
+class AsyncCalls(_Calls):
+    """Those of asyncio and trio; see `Calls`."""
+
+    async def make(self, request: Any, send: Callable[[Any], Awaitable[Any]], *, blind: bool = False, streamed: bool = False) -> Any:
+        """Send a request through the policy of its host; see `Calls.make`."""
+        plan = self._policies.only or self._policies.plan(request.url.host)
+        exchange = self._exchange(request, blind)
+        try:
+            response = await aio.run(plan, self._attempt, (request, exchange, send, streamed), {}, exchange)
+        except Exception as error:
+            self._library.raise_ours(error, request, exchange)
+            raise
+        if exchange.call is not None:
+            self._lend(AsyncLent, self._library.httpx.AsyncByteStream, request, response, exchange)
+        return response
+
+    async def _attempt(self, request: Any, exchange: Exchange, send: Callable[[Any], Awaitable[Any]], streamed: bool) -> Any:
+        exchange.begin()
+        token = running.set(exchange)
+        try:
+            response = await send(request)
+            exchange.failed = is_failure(response.status_code)
+            if not streamed and request.extensions.get(_BUFFERED):
+                try:
+                    await response.aread()
+                except BaseException:
+                    await response.aclose()
+                    raise
+                exchange.whole = True
+            elif exchange.failed and exchange.may_repeat:
+                exchange.whole = await self._read_failure(response)
+            return response
+        finally:
+            running.reset(token)
+
+    async def _read_failure(self, response: Any) -> bool:
+        chunks: list[bytes] = []
+        size = 0
+        stream = response.stream
+        body = stream.__aiter__()
+        try:
+            async for chunk in body:
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > FAILURE_BODY:
+                    response.stream = over(self._library.httpx.AsyncByteStream, AsyncRest)(chunks, body, stream)
+                    return False
+        except BaseException:
+            await stream.aclose()
+            raise
+        await stream.aclose()
+        response.stream = self._library.httpx.ByteStream(b"".join(chunks))
+        return True
+
+
+def _watch(transport: Any, network: Backend | AsyncBackend) -> bool:
+    # httpx hands httpcore's `network_backend` argument to nobody, so it is put where httpcore keeps it.
+    pool = getattr(transport, "_pool", None)
+    if pool is not None and hasattr(pool, "_network_backend"):
+        pool._network_backend = network
+        return True
+    return bool(getattr(transport, _WATCHED, False))
