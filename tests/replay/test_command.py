@@ -121,3 +121,10 @@ def test_a_fault_of_the_replay_itself_is_not_hidden_and_leaves_nothing(tmp_path)
     done = replay("1", mode="error", cwd=tmp_path)
     assert done.returncode not in (0, 130)
     assert "a fault of the replay itself" in done.stderr
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path):
+    code = "import sys; sys.modules['rich'] = None\nfrom holdfast.cli import main; sys.exit(main(['replay', '1']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == "holdfast replay needs its extra (there is no rich): pip install 'holdfast[replay]'\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import signal
@@ -61,9 +60,6 @@ def run(given: Namespace) -> int:
         0 if every claim of every incident held; 1 if one did not or an incident could not be played; 2 if nothing could begin; 130 after
         Ctrl-C or SIGTERM. Whichever it is, no process and no folder of the replay is left.
     """
-    if importlib.util.find_spec("rich") is None or importlib.util.find_spec("aiohttp") is None:
-        print("holdfast replay needs its extra: pip install 'holdfast[replay]'", file=sys.stderr)  # noqa: T201
-        return 2
     try:
         for folder in {given.out, (given.json or given.out / "replay.json").parent}:
             folder.mkdir(parents=True, exist_ok=True)
@@ -76,6 +72,11 @@ def run(given: Namespace) -> int:
     except KeyboardInterrupt:
         print("holdfast replay: interrupted; nothing is left running", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.startswith("holdfast"):
+            raise
+        print(f"holdfast replay needs its extra (there is no {missing.name}): pip install 'holdfast[replay]'", file=sys.stderr)  # noqa: T201
+        return 2
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
