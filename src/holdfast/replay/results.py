@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Self
@@ -137,8 +138,8 @@ class Replay:
         return all(claim.held for incident in self.incidents for claim in incident.claims)
 
     def plain(self) -> dict[str, object]:
-        """The JSON file's content."""
-        return {
+        """The JSON file's content. JSON knows no NaN and no infinity: they are null there."""
+        plain: dict[str, object] = {
             "seed": self.seed,
             "scale": self.scale,
             "started": self.started,
@@ -159,6 +160,7 @@ class Replay:
                 for one in self.incidents
             ],
         }
+        return {name: _finite(value) for name, value in plain.items()}
 
     @classmethod
     def from_plain(cls, plain: object) -> Self:
@@ -168,3 +170,11 @@ class Replay:
             ValueError: it is something else; the message names the field, like `incidents[0].claims[2].held`.
         """
         return read(cls, plain, "")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value

@@ -26,6 +26,11 @@ def test_a_linear_scale_has_few_ticks_and_holds_zero_and_every_value(values):
     assert len(set(scale.labels)) == len(scale.labels)
 
 
+def test_a_count_has_no_ticks_between_whole_numbers():
+    assert axes.linear([0.0, 3.0, 10.0]).labels == ("0", "5", "10")
+    assert axes.linear([0.0, 1.0]).labels == ("0", "0.25", "0.5", "0.75", "1")
+
+
 @given(st.lists(st.floats(min_value=1e-6, max_value=1e9), min_size=1))
 def test_a_logarithmic_scale_has_few_ticks_and_holds_every_value(values):
     scale = axes.logarithmic(values)
@@ -95,6 +100,9 @@ def test_figures_have_three_digits(value, words):
         ("s2s_requests_per_minute", ("s2s requests", "per minute")),
         ("errors", ("errors", "")),
         ("error_share", ("error", "share")),
+        ("s2s_p99_99_ms_slow", ("s2s p99.99 slow", "ms")),
+        ("p99_9", ("p99.9", "")),
+        ("cpu_cores_baseline", ("cpu baseline", "cores")),
         ("ms", ("ms", "")),
     ],
 )

@@ -15,7 +15,7 @@ from holdfast.replay.results import Replay
 
 
 def plain() -> Any:
-    return json.loads(json.dumps(made_up.replay().plain()))
+    return json.loads(json.dumps(made_up.replay().plain(), allow_nan=False))
 
 
 def test_a_replay_is_the_same_after_its_way_through_json():

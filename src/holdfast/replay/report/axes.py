@@ -34,7 +34,8 @@ def linear(values: Iterable[float], *, most: int = 4) -> Axis:
     if not given:
         return Axis(0.0, 1.0, (), ())
     low, high = min(0.0, *given), max(0.0, *given)
-    locator = MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10])
+    whole = high > 1 and all(value == round(value) for value in given)  # two and a half workers are no tick
+    locator = MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10], integer=whole)
     ticks = [float(tick) for tick in locator.tick_values(low, high if high > low else low + 1)]
     return Axis(min(low, ticks[0]), max(high, ticks[-1]), tuple(ticks), _labels(ticks))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from holdfast.replay.results import Chart, Figure, Series
 NOTHING = "–"  # noqa: RUF001  (a dash where a figure is missing)
 ROWS = 24  # of a chart's table; more is a file, not a table
 
+_NINES = re.compile(r"\b((?:.*_)?p\d\d)_(9+)(?=_|$)")  # p99_99 is the 99.99th percentile
 _UNITS = {
     "ms": "ms",
     "s": "s",
@@ -22,6 +24,7 @@ _UNITS = {
     "rps": "per second",
     "bytes": "bytes",
     "mb": "MB",
+    "cores": "cores",
     "x": "x",
 }
 
@@ -50,12 +53,14 @@ def _float(value: float) -> str:
 
 
 def name_and_unit(figure: str) -> tuple[str, str]:
-    """A figure's name in words, and its unit: "s2s_p99_ms" -> ("s2s p99", "ms")."""
-    words = figure.split("_")
-    if len(words) > 2 and words[-2:] in (["per", "minute"], ["per", "second"]):
-        return " ".join(words[:-2]), " ".join(words[-2:])
-    if len(words) > 1 and words[-1] in _UNITS:
-        return " ".join(words[:-1]), _UNITS[words[-1]]
+    """A figure's name in words, and its unit: "s2s_p99_99_ms_slow" -> ("s2s p99.99 slow", "ms")."""
+    words = _NINES.sub(r"\1.\2", figure).split("_")
+    for number in range(len(words) - 1, 0, -1):
+        two = " ".join(words[number - 1 : number + 1])
+        if two in {"per minute", "per second"} and number > 1:
+            return " ".join(words[: number - 1] + words[number + 1 :]), two
+        if words[number] in _UNITS:
+            return " ".join(words[:number] + words[number + 1 :]), _UNITS[words[number]]
     return " ".join(words), ""
 
 

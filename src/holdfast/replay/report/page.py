@@ -11,10 +11,13 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+try:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
 
-from holdfast.replay.report import charts, numbers
+    from holdfast.replay.report import charts, numbers
+except ImportError as error:
+    raise ImportError("holdfast.replay.report needs the extra: pip install 'holdfast[replay]'") from error
 from holdfast.replay.report.palette import COLOURS, styles
 from holdfast.replay.report.text import clean
 from holdfast.replay.results import Chart, Incident, Replay, Skipped
@@ -83,6 +86,7 @@ def render(replay: Replay) -> str:
         claims=[(incident, claim) for incident in replay.incidents for claim in incident.claims],
         skipped=_skipped(replay),
         facts=_facts(replay),
+        scaled=f"{numbers.in_words(1000 / replay.scale)} ms" if replay.scale else numbers.NOTHING,
         colours=COLOURS,
         style=Markup(_resource("page.css")),  # noqa: S704  (our own files)
         script=Markup(script),  # noqa: S704
