@@ -5,7 +5,7 @@
    whatever failed before the first byte was written. A body that cannot be sent twice is sent once.
 3. `Retry-After` replaces the backoff, up to `Retry.delay_max`.
 4. Out go `X-Request-Id` (one per logical call, the same in all its attempts), `X-Request-Attempt` (from 1) and `X-Request-Timeout-Ms`
-   (what is left of the deadline).
+   (what is left of the deadline); and within a server's request that is not of the usual importance `X-Request-Priority`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any, cast
 
+from holdfast import priority
 from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers import clock
 from holdfast.errors import DeadlineExceeded, Rejected
@@ -180,6 +181,9 @@ class Exchange:
         limit = self.limit = ambient.get()
         if limit is not None and limit.at < math.inf:
             headers[self.timeout_header] = format_milliseconds(limit.at - clock.current.get().now())
+        level = priority.ambient.get()
+        if level is not None and priority.HEADER not in headers:
+            headers[priority.HEADER] = priority.LEVELS[level]
 
     def cut(self, error: BaseException) -> DeadlineExceeded | None:
         """The deadline that ended this call, where `error` is due to one. Not one that had ended another call, whose error the caller

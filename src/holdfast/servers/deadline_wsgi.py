@@ -18,6 +18,7 @@ from holdfast.deadlines import ambient, restore
 from holdfast.drivers import clock
 from holdfast.drivers.interrupt import Interrupt
 from holdfast.errors import ClientGone, DeadlineExceeded
+from holdfast.servers.calling import call_app, next_chunk
 from holdfast.servers.client import socket_of, watch_of
 from holdfast.servers.incoming import timeout_of_environ
 from holdfast.servers.refusal import late
@@ -197,16 +198,6 @@ class _Exchange:
 
 class _Gone(BrokenPipeError):
     """Servers take it for what it is, a connection that is no more, and do not write a traceback for each."""
-
-
-def call_app(app: WSGIApp, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    """Call the application. The interrupt knows this function by its name: what it calls is the user's."""
-    return app(environ, start_response)
-
-
-def next_chunk(pieces: Iterator[bytes]) -> bytes:
-    """The next piece of a response; known by its name likewise."""
-    return next(pieces)
 
 
 def _interrupt() -> Interrupt | None:

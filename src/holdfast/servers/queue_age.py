@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from holdfast import events
 from holdfast.servers import incoming, kernel
+from holdfast.servers.calling import call_app
 from holdfast.servers.client import socket_of
 from holdfast.servers.deadline import Deadline
 from holdfast.servers.refusal import Refusal
@@ -81,6 +82,6 @@ class QueueAge:
                 refusal = self._refusal(path, incoming.timeout_of_environ(environ), waited)
                 if refusal is not None:
                     return refusal.start(start_response)
-            return app(environ, start_response)
+            return call_app(app, environ, start_response)
 
         return aged

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from holdfast import events
 from holdfast.errors import BreakerOpen
 from holdfast.policy import Policy, require
+from holdfast.servers.calling import call_app
 from holdfast.servers.refusal import Refusal
 from holdfast.servers.routes import Routes
 
@@ -65,7 +66,7 @@ class Requires:
 
         def required(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             refusal = self._refusal(f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}")
-            return app(environ, start_response) if refusal is None else refusal.start(start_response)
+            return call_app(app, environ, start_response) if refusal is None else refusal.start(start_response)
 
         return required
 
