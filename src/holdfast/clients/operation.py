@@ -49,6 +49,10 @@ class Operation:
         verdict, again = self._judge(error)
         return verdict, again and self._repeatable
 
+    def _worth_it(self, error: Exception) -> bool:
+        """Whether doing it again makes sense, if it may be done again."""
+        return isinstance(error, DeadlineExceeded) or self._judge(error)[1]
+
     def result(self, _result: object) -> tuple[Verdict | None, bool]:
         """See `Reading.result`: whatever the server answers is an answer."""
         return SUCCESS, False
@@ -87,31 +91,42 @@ class Guarding:
 
     def once(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Do something that may have run when it fails, and so is not done again."""
-        return self._run(self._single, False, fn, args, kwargs)
+        return self._run(self._single, self._operation(False), fn, args, kwargs)
 
     def repeatedly(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Do something that can be done again, like connecting, as often as the policy's retry says."""
-        return self._run(self._repeating, True, fn, args, kwargs)
+        return self._run(self._repeating, self._operation(True), fn, args, kwargs)
+
+    def do(self, operation: Operation, fn: Callable[[], R]) -> R:
+        """Do something that knows by itself whether it may be done again."""
+        return self._run(self._repeating, operation, fn, (), {})
+
+    async def ado(self, operation: Operation, fn: Callable[[], Awaitable[R]]) -> R:
+        """`do` for async code."""
+        return await self._arun(self._repeating, operation, fn, (), {})
 
     async def aonce(self, fn: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
         """`once` for async code."""
-        return await self._arun(self._single, False, fn, args, kwargs)
+        return await self._arun(self._single, self._operation(False), fn, args, kwargs)
 
     async def arepeatedly(self, fn: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
         """`repeatedly` for async code."""
-        return await self._arun(self._repeating, True, fn, args, kwargs)
+        return await self._arun(self._repeating, self._operation(True), fn, args, kwargs)
 
-    def _run(self, plan: Plan | None, repeatable: bool, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    def _operation(self, repeatable: bool) -> Operation:
+        return Operation(self._judge, repeatable=repeatable)
+
+    def _run(self, plan: Plan | None, operation: Operation, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         if plan is None or _is_part(plan):
             return fn(*args, **kwargs)
         token = _running.set(plan)
         try:
-            return threads.run(plan, fn, args, kwargs, Operation(self._judge, repeatable=repeatable))
+            return threads.run(plan, fn, args, kwargs, operation)
         finally:
             _running.reset(token)
 
     async def _arun(
-        self, plan: Plan | None, repeatable: bool, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, plan: Plan | None, operation: Operation, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> R:
         if plan is None or _is_part(plan):
             return await fn(*args, **kwargs)
@@ -119,7 +134,7 @@ class Guarding:
 
         token = _running.set(plan)
         try:
-            return await aio.run(plan, fn, args, kwargs, Operation(self._judge, repeatable=repeatable))
+            return await aio.run(plan, fn, args, kwargs, operation)
         finally:
             _running.reset(token)
 

@@ -1,0 +1,133 @@
+"""The blocking client."""
+
+# redis-py's annotations are partial.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+import redis
+import redis.client
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.retry import Retry
+
+from holdfast.clients.redis.commands import Command, command_of, is_repeatable, running
+from holdfast.clients.redis.connections import class_for
+from holdfast.clients.redis.errors import deadlines_seen, translated
+from holdfast.clients.redis.settings import DEFAULTS, Settings, pool_options
+from holdfast.deadlines import ambient
+from holdfast.drivers import clock
+from holdfast.policy import Policy
+from holdfast.validation import Seconds
+
+R = TypeVar("R")
+
+
+def from_url(
+    url: str, *, policy: Policy | None = None, dead_after: Seconds = 5.0, repeatable: Collection[str] = (), **options: Any
+) -> Redis:
+    """A client with a pool of its own. Nothing is connected yet.
+
+    Args:
+        url: `redis://user:password@host:6379/0`, `rediss://` for TLS, or `unix:///path`.
+        policy: what guards every command, with its retry; None for deadlines only.
+        dead_after: seconds, > 0, after which a vanished server is noticed; also the timeout of connecting and of each read, unless
+            `socket_connect_timeout` or `socket_timeout` says otherwise.
+        repeatable: names of commands that may be done again although they may have run, beside those that do no harm twice.
+        options: of `redis.Redis.from_url`.
+
+    Raises:
+        ValueError, TypeError: an argument is out of its range, or not of its kind, or would undo what this is for.
+    """
+    settings = Settings(policy, dead_after, repeatable)
+    parsed: dict[str, Any] = dict(parse_url(url))
+    kind = class_for(parsed.get("connection_class"))
+    arguments = pool_options(parsed, options, settings.dead_after, Retry(NoBackoff(), 0))
+    pool = redis.ConnectionPool(connection_class=kind, dead_after=settings.dead_after, **arguments)
+    made = Redis(connection_pool=pool)
+    made.auto_close_connection_pool = True
+    made.settings = settings
+    return made
+
+
+class Redis(redis.Redis):
+    """redis-py's client behind a policy. Make one with `from_url`."""
+
+    settings: Settings = DEFAULTS
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """See redis-py: every command comes through here."""
+        command = command_of(args, self.settings.repeatable)
+        execute = super().execute_command
+        return _guarded(self.settings, command, lambda: execute(*args, **options))
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
+        """See redis-py. Sent as one, it is one attempt; it is done again where each of its commands may be."""
+        made = Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        made.settings = self.settings
+        return made
+
+    def pubsub(self, **options: Any) -> PubSub:
+        """See redis-py."""
+        return PubSub(self.connection_pool, **options)
+
+    def client(self) -> Redis:
+        """See redis-py: one with a connection of its own."""
+        made = Redis(connection_pool=self.connection_pool, single_connection_client=True)
+        made.settings = self.settings
+        return made
+
+
+class Pipeline(redis.client.Pipeline):
+    """redis-py's pipeline behind a policy."""
+
+    settings: Settings = DEFAULTS
+
+    def execute(self, raise_on_error: bool = True) -> Any:
+        """See redis-py."""
+        # Its commands are gone after an attempt, whatever comes of it.
+        stack, scripts, watching = list(self.command_stack), set(self.scripts), self.watching
+        also = self.settings.repeatable
+        command = Command(repeatable=not watching and all(is_repeatable(entry[0], also) for entry in stack))
+        execute = super().execute
+
+        def attempt() -> Any:
+            self.command_stack, self.scripts = list(stack), set(scripts)
+            return execute(raise_on_error)
+
+        return _guarded(self.settings, command, attempt)
+
+
+class PubSub(redis.client.PubSub):
+    """redis-py's subscriptions: waiting for a message has no end, and the server is asked meanwhile whether it is there."""
+
+    def parse_response(self, block: bool = True, timeout: Any = 0) -> Any:
+        """See redis-py."""
+        if not block:
+            return super().parse_response(block, timeout)
+        token = running.set(Command(repeatable=False, waits=float("inf")))
+        try:
+            with translated(), deadlines_seen():
+                return super().parse_response(block, timeout)
+        finally:
+            running.reset(token)
+
+
+def _guarded(settings: Settings, command: Command, fn: Callable[[], R]) -> R:
+    def attempt() -> R:
+        limit = ambient.get()
+        if limit is not None and clock.now() >= limit.at:
+            raise limit.exceeded(clock.now(), started=False)
+        command.sent = False
+        token = running.set(command)
+        try:
+            with deadlines_seen():
+                return fn()
+        finally:
+            running.reset(token)
+
+    with translated():
+        return settings.guarding.do(command, attempt)
