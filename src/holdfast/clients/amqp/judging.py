@@ -1,0 +1,39 @@
+"""How the end of an operation on a broker is read: what it says about the broker, and whether doing it again is worth it.
+
+The libraries' errors are known by their names and modules: importing one library to understand the other's would ask for both.
+"""
+
+from __future__ import annotations
+
+from holdfast.clients.amqp.errors import Blocked, ChannelLost, Disconnected, Nacked, Unroutable
+from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict
+
+# The broker refused us for what we are; it will do so again.
+_FINAL = frozenset(
+    {
+        "AuthenticationError",
+        "ConnectionNotAllowed",
+        "IncompatibleProtocolError",
+        "ProbableAccessDeniedError",
+        "ProbableAuthenticationError",
+    }
+)
+_LIBRARIES = ("pika", "aiormq", "aio_pika", "pamqp")
+
+
+def judge(error: Exception) -> tuple[Verdict, bool]:
+    """How `error` counts for the broker, and whether the same thing may work another time."""
+    if isinstance(error, Unroutable):
+        return SUCCESS, False
+    if isinstance(error, Blocked):
+        return FAILURE, False
+    if isinstance(error, (Nacked, ChannelLost)):
+        return FAILURE, True
+    if isinstance(error, Disconnected) and isinstance(error.__cause__, Exception):
+        return judge(error.__cause__)
+    ours = type(error).__module__.partition(".")[0] in _LIBRARIES
+    if ours and any(kind.__name__ in _FINAL for kind in type(error).__mro__):
+        return FAILURE, False
+    if ours or isinstance(error, OSError):
+        return FAILURE, True
+    return IGNORED, False  # a mistake of the caller's: it says nothing about the broker
