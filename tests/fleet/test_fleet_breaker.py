@@ -115,7 +115,7 @@ def test_failed_probes_open_it_again_for_longer() -> None:
 def test_a_host_whose_probes_fail_does_not_keep_it_open_for_the_others() -> None:
     rule = {**RULE, "open_for": 0.3, "open_for_max": 0.6}
     with server() as redis, hosts(3, redis.url, breaker=rule) as fleet:
-        bad, *good = fleet
+        _bad, *good = fleet
         fail_together(fleet, 16)
         until(lambda: all_are(fleet, "open"))
         for host in good:

@@ -23,7 +23,7 @@ end
 local done, outcome = pcall(force)
 if not done then
   if not mend({[keys.breaker] = 'hash'}) then
-    error(outcome)
+    return failure(outcome)
   end
   outcome = force()
 end

@@ -128,7 +128,7 @@ end
 local done, outcome = pcall(round, cjson.decode(ARGV[1]))
 if not done then
   if not mend(TYPES) then
-    error(outcome)
+    return failure(outcome)
   end
   outcome = round(cjson.decode(ARGV[1]))
 end

@@ -45,3 +45,9 @@ local function mend(keys)
   end
   return found
 end
+
+-- An error of a command, with the code it had (READONLY, OOM): raised again it would be one of the script.
+local function failure(outcome)
+  local text = type(outcome) == 'table' and outcome.err or tostring(outcome)
+  return redis.error_reply((string.gsub(text, '^.-user_script:%d+: ', '')))
+end
