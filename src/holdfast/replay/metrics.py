@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
 import time
 from pathlib import Path
 
@@ -46,8 +48,10 @@ class Metrics:
 
     def _samples(self) -> list[tuple[str, dict[str, str], float]]:
         if time.monotonic() - self._read_at > _MOMENT:
-            self._read = [
-                (sample.name, dict(sample.labels), sample.value) for family in self._registry.collect() for sample in family.samples
-            ]
+            # Between making a file and giving it a size the library lets a reader see it empty: then the last reading stands.
+            with contextlib.suppress(struct.error):
+                self._read = [
+                    (sample.name, dict(sample.labels), sample.value) for family in self._registry.collect() for sample in family.samples
+                ]
             self._read_at = time.monotonic()
         return self._read

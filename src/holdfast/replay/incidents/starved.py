@@ -234,7 +234,8 @@ def _charts(stage: Stage, runs: dict[str, Run]) -> list[Chart]:
     _, slow = _phases(stage)
 
     def gauge(name: str) -> list[Series]:
-        return [Series(name=name, run=run, points=one.watch.series(name)) for run, one in runs.items()]
+        readings = {run: [(float(at), float(value or 0)) for at, value in one.watch.series(name)] for run, one in runs.items()}
+        return [Series(name=name, run=run, points=over_time(read, width, end, statistics.mean)) for run, read in readings.items()]
 
     def answered(run: Run, flow: str) -> Points:
         return per_minute((one.at + one.latency for one in run.samples if one.flow == flow and one.good), width, end)
@@ -301,7 +302,7 @@ def _charts(stage: Stage, runs: dict[str, Run]) -> list[Chart]:
             title="The breaker, from holdfast's metrics",
             unit="",
             kind="band",
-            series=[Series(name="authorization", run="protected", points=_changes(runs["protected"].watch.series("breaker")))],
+            series=[Series(name="authorization", run="protected", points=_changes(runs["protected"].watch.series("breaker"), end))],
             marks=marks,
             note="The worst state of ten workers, each with a breaker of its own.",
         ),
@@ -325,7 +326,8 @@ def _slope(points: Points) -> list[tuple[float, float]]:
     return [(after[0], (after[1] - before[1]) / (after[0] - before[0])) for before, after in zip(numbers, numbers[5:], strict=False)]
 
 
-def _changes(points: Points) -> Points:
-    """The moments at which a state began."""
-    known = [point for point in points if point[1] is not None]
-    return [point for before, point in zip([(0.0, None), *known], known, strict=False) if point[1] != before[1]]
+def _changes(points: Points, end: float) -> Points:
+    """The moments at which a state began, and the last one once more at the end."""
+    known = [point for point in points if point[1] is not None and float(point[0]) < end]
+    changes = [point for before, point in zip([(0.0, None), *known], known, strict=False) if point[1] != before[1]]
+    return [*changes, (end, known[-1][1])] if known else []
