@@ -1,10 +1,11 @@
-"""Hooks for gunicorn's configuration: the figures of its worker pool, for every worker class.
+"""Hooks for gunicorn's configuration: the figures of its worker pool, for every worker class; warm-ups before it serves, and an orderly
+end (see `readiness`).
 
     gunicorn -c python:holdfast.servers.gunicorn app:app
 
 or in a configuration of your own:
 
-    from holdfast.servers.gunicorn import child_exit, post_worker_init, when_ready
+    from holdfast.servers.gunicorn import child_exit, on_reload, on_starting, post_worker_init, when_ready
 
 The pool is named after gunicorn's `proc_name` (`--name`), and without one after the application: `app:app` is `app.app`.
 """
@@ -15,10 +16,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from holdfast.servers import kernel
+from holdfast.servers import gunicorn_readiness, kernel
 from holdfast.servers.workers import Workers
 
-__all__ = ["child_exit", "post_worker_init", "when_ready"]
+__all__ = ["child_exit", "on_reload", "on_starting", "post_worker_init", "when_ready"]
 
 _pools: dict[str, Workers] = {}
 
@@ -35,9 +36,20 @@ def _pool(cfg: Any) -> Workers:
     return _pools[name]
 
 
+def on_starting(server: Any) -> None:
+    """In the master, before its socket: run the warm-ups of a preloaded application."""
+    gunicorn_readiness.warm_in_master(server)
+
+
+def on_reload(server: Any) -> None:
+    """In the master, which has loaded the application anew."""
+    gunicorn_readiness.warm_in_master(server)
+
+
 def when_ready(server: Any) -> None:
-    """In the master: make the pool's file, so that it is there before the first worker."""
+    """In the master: make the pool's file, so that it is there before the first worker; be ready for SIGTERM."""
     _pool(server.cfg).left(0)
+    gunicorn_readiness.drain_first(server)
 
 
 def child_exit(server: Any, worker: Any) -> None:
@@ -46,7 +58,8 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """In the worker, before it serves: join the pool, and count from now on."""
+    """In the worker, before it serves: warm up what is cold, join the pool, and count from now on."""
+    gunicorn_readiness.warm_in_worker(worker)
     pool = _pool(worker.cfg)
     kind = _kind(worker)
     pool.join(worker.sockets, places={"sync": 1, "threads": worker.cfg.threads}.get(kind))

@@ -10,6 +10,7 @@ from typing import Any, cast
 from holdfast.deadlines import ambient
 from holdfast.errors import DeadlineExceeded, StoreUnavailable
 from holdfast.scope import deadline, shield
+from holdfast.servers.calling import call_app, next_chunk
 from holdfast.servers.idempotency.answers import Answer
 from holdfast.servers.idempotency.gathering import Gathering
 from holdfast.servers.idempotency.part import ENDING, NOT_STORED, Ending, Idempotency, _connection, refusal
@@ -87,15 +88,16 @@ class _Run:
     def _gather(self, app: WSGIApp, environ: Environ) -> _Rest | None:
         """Hold the answer back. What is returned are the pieces that are still to come of one that is too large."""
         gathering = self._gathering
-        chunks = app(environ, self._start)
+        chunks = call_app(app, environ, self._start)
         handed_on = False
         try:
             pieces = iter(chunks)
-            for piece in pieces:
-                gathering.add(piece)
-                if gathering.started and gathering.too_large:
-                    handed_on = True
-                    return _Rest(pieces, chunks)
+            with contextlib.suppress(StopIteration):
+                while True:
+                    gathering.add(next_chunk(pieces))
+                    if gathering.started and gathering.too_large:
+                        handed_on = True
+                        return _Rest(pieces, chunks)
         finally:
             if not handed_on:
                 _close(chunks)
@@ -154,7 +156,7 @@ class _Rest:
 
     def __next__(self) -> bytes:
         first, self.first = self.first, b""
-        return first or next(self._pieces)
+        return first or next_chunk(self._pieces)
 
     def close(self) -> None:
         _close(self._chunks)

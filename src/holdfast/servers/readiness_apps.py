@@ -1,0 +1,117 @@
+"""Readiness around applications of both kinds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from holdfast.servers import draining
+from holdfast.servers.calling import call_app
+from holdfast.servers.problem import reason
+from holdfast.servers.readiness import STARTING
+
+if TYPE_CHECKING:
+    from holdfast.servers.interfaces import ASGIApp, Environ, Message, Receive, Scope, Send, StartResponse, WSGIApp
+    from holdfast.servers.readiness import Readiness
+
+_HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
+
+
+def wsgi(readiness: Readiness, app: WSGIApp) -> WSGIApp:
+    """The WSGI app behind it."""
+
+    def ready(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        warm = readiness.warming.done
+        if not warm:
+            readiness.warm_soon()
+        question = readiness.paths.get(f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}")
+        if question is None or environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            return call_app(app, environ, start_response) if warm else STARTING.start(start_response)
+        checks = readiness.checks.look() if question == "ready" else {}
+        status, body = readiness.says(question, checks, environ.get("REMOTE_ADDR"))
+        start_response(f"{status} {reason(status)}", [*_HEADERS, ("Content-Length", str(len(body)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    return ready
+
+
+def asgi(readiness: Readiness, app: ASGIApp) -> ASGIApp:
+    """The ASGI app behind it."""
+
+    async def ready(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await _Lifespan(readiness, app).run(scope, receive, send)
+        warm = readiness.warming.done
+        if not warm:
+            readiness.warm_soon()
+        question = readiness.paths.get(scope["path"]) if scope["type"] == "http" else None
+        if question is not None and scope["method"] in {"GET", "HEAD"}:
+            return await _answer(readiness, question, scope, send)
+        if warm:
+            return await app(scope, receive, send)
+        if scope["type"] == "http":
+            return await STARTING.send(send)
+        return await send({"type": "websocket.close", "code": 1013})  # try again later
+
+    return ready
+
+
+async def _answer(readiness: Readiness, question: str, scope: Scope, send: Send) -> None:
+    checks = await readiness.checks.alook() if question == "ready" else {}
+    client = scope.get("client")
+    status, body = readiness.says(question, checks, client[0] if client else None)
+    headers = [(name.lower().encode(), value.encode()) for name, value in (*_HEADERS, ("Content-Length", str(len(body))))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body, "more_body": False})
+
+
+class _Lifespan:
+    """The server starts and ends. Warm-ups run before it serves; whether the app knows of lifespans or not."""
+
+    def __init__(self, readiness: Readiness, app: ASGIApp) -> None:
+        self._readiness = readiness
+        self._app = app
+        self._told = False  # the server was told that the app has started, or that it could not
+        self._undo: Callable[[], None] | None = None
+
+    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        first: list[Message] = [await receive()]
+        try:
+            await asyncio.to_thread(self._readiness.warm)
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": f"a warm-up failed: {type(error).__name__}"})
+            raise
+        loop = asyncio.get_running_loop()
+        # From a signal's handler, which may have interrupted the loop itself.
+        self._undo = draining.on_sigterm(
+            self._readiness.drain,
+            self._readiness.stop_within,
+            lambda seconds, end: loop.call_soon_threadsafe(lambda: loop.call_later(seconds, end)),
+        )
+
+        async def receive_again() -> Message:
+            return first.pop() if first else await receive()
+
+        async def tell(message: Message) -> None:
+            self._told = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive_again, tell)
+        except Exception:
+            if self._told:
+                raise
+            # An app that knows nothing of lifespans raises at the sight of one.
+        try:
+            if not self._told:
+                await self._without_app(receive, send)
+        finally:
+            if self._undo is not None:
+                self._undo()
+
+    async def _without_app(self, receive: Receive, send: Send) -> None:
+        await send({"type": "lifespan.startup.complete"})
+        while (await receive())["type"] != "lifespan.shutdown":
+            pass
+        await send({"type": "lifespan.shutdown.complete"})
