@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from holdfast.drivers.backends import Cutoff
-    from holdfast.drivers.backends import Shield as Hold
     from holdfast.drivers.interrupt import Interrupt
 
 P = ParamSpec("P")
@@ -168,7 +167,7 @@ class Shield:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._hold: Hold | None = None
+        self._hold: Cutoff | None = None
         self._cutoff: Cutoff | None = None
         self._token: Token[Deadline | None] | None = None
         self.limit: Deadline | None = None

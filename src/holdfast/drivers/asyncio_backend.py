@@ -14,7 +14,7 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from holdfast.deadlines import Deadline
 from holdfast.drivers.clock import Clock
@@ -202,12 +202,6 @@ class _Cutoff:
             self._fired = True
             task.cancel()
 
-    def lift(self) -> None:
-        """See `Cutoff.lift`."""
-        if self._task is not None and not self._fired:
-            self._task = None
-            self._loop.live -= 1
-
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         task, limit = self._task, self._limit
         if task is None or limit is None:
@@ -224,6 +218,14 @@ class _Cutoff:
             raise limit.exceeded(self._clock.now()) from error
 
 
+class Fires(Protocol):
+    """What a shield may hold off."""
+
+    def fire(self) -> None:
+        """End the block."""
+        ...
+
+
 class _Shield:
     """Holds off the cut-offs of its task that began before it."""
 
@@ -233,7 +235,7 @@ class _Shield:
         self._loop = loop
         self._outer: _Shield | None = None
         self._task: asyncio.Task[Any] | None = None
-        self.held: list[_Cutoff] = []
+        self.held: list[Fires] = []
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()

@@ -23,22 +23,6 @@ class Cutoff(Protocol):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> bool | None: ...
 
-    def fire(self) -> None:
-        """End the block now, as if its deadline had come. From another task of the same loop."""
-        ...
-
-    def lift(self) -> None:
-        """Let the block go on for as long as it likes."""
-        ...
-
-
-class Shield(Protocol):
-    """A block during which the cut-offs around it do not ring."""
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> bool | None: ...
-
 
 class Backend(Protocol):
     """An event loop, as the driver sees it."""
@@ -47,7 +31,7 @@ class Backend(Protocol):
         """Cut the block off at `limit`; None never does."""
         ...
 
-    def shield(self) -> Shield:
+    def shield(self) -> Cutoff:
         """Hold off the cut-offs around the block, in this task, until it ends."""
         ...
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 import trio
 
 from holdfast.deadlines import Deadline
-from holdfast.drivers.backends import Shield
+from holdfast.drivers.backends import Cutoff
 from holdfast.drivers.clock import Clock
 from holdfast.policies.places import Ticket
 from holdfast.race import Race
@@ -25,7 +24,7 @@ class _Trio:
         """See `Backend.cutoff`."""
         return _Cutoff(limit, clock)
 
-    def shield(self) -> Shield:
+    def shield(self) -> Cutoff:
         """See `Backend.shield`."""
         return trio.CancelScope(shield=True)
 
@@ -101,16 +100,6 @@ class _Cutoff:
             # trio's clock has its own zero, so only the distance carries over.
             self._scope = trio.CancelScope(deadline=trio.current_time() + self._limit.at - self._clock.now())
             self._scope.__enter__()
-
-    def fire(self) -> None:
-        """See `Cutoff.fire`."""
-        if self._scope is not None:
-            self._scope.cancel()
-
-    def lift(self) -> None:
-        """See `Cutoff.lift`."""
-        if self._scope is not None:
-            self._scope.deadline = math.inf
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         if self._scope is None or self._limit is None:

@@ -42,6 +42,7 @@ class Deadline:
 
     def __init__(self, deadline: Seconds | Mapping[str, Seconds] = 1.0, *, max_deadline: Seconds | None = None) -> None:
         self.routes = Routes("deadline", deadline, _seconds)
+        self._everywhere = self.routes.everywhere
         self._most = UNBOUNDED if max_deadline is None else positive_seconds("max_deadline", max_deadline)
 
     def budget(self, path: str, asked: float | None) -> tuple[str, float]:
@@ -51,9 +52,9 @@ class Deadline:
             path: of the request.
             asked: seconds that the caller still waits, by its headers.
         """
-        found = self.routes.find(path)
-        route, seconds = found if found is not None else ("/", UNBOUNDED)
-        return route, min(seconds, self._most, seconds if asked is None else asked)
+        route, seconds = self._everywhere or self.routes.find(path) or ("/", UNBOUNDED)
+        seconds = min(seconds, self._most)
+        return route, seconds if asked is None or seconds < asked else asked
 
     def begin(self, route: str, budget: float, waited: float, now: float, watch: Watch | None) -> deadlines.Deadline:
         """The deadline of a request that is looked at now.

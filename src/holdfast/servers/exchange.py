@@ -1,21 +1,21 @@
-"""One ASGI request under its deadline: what the application receives and sends passes through here.
+"""One ASGI request under its deadline, which it is itself: what the application receives and sends passes through here.
 
-It knows no event loop: `deadline_asgi` runs it.
+Most requests are over in a moment, so all that only long ones need is made when they have become long. It knows no event loop:
+`deadline_asyncio` and `deadline_trio` run it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from holdfast.deadlines import Deadline
+from holdfast.deadlines import Deadline, Watch
 from holdfast.servers.deadline import UNBOUNDED
 from holdfast.servers.refusal import late
 
 if TYPE_CHECKING:
-    from holdfast.drivers.backends import Cutoff
-    from holdfast.servers.interfaces import Message, Receive, Send
+    from holdfast.servers.interfaces import Message, Receive, Scope, Send
 
 # How much of a body is read ahead of the application to see whether the client is still there.
 _AHEAD = 64 * 1024
@@ -33,97 +33,141 @@ class Event(Protocol):
         ...
 
 
-class Client:
-    """Whether it is still there. Whatever works for it holds this, by the ambient deadline: it is freed when the last of them ends."""
+class Exchange(Deadline):
+    """The application's side of one request. Whatever works for it holds this, as the ambient deadline.
 
-    __slots__ = ("__weakref__", "left")
+    Args:
+        at, budget, policy, parent: see `Deadline`.
+        now: the clock.
+        scope, receive, send: the server's.
+    """
 
-    def __init__(self) -> None:
-        self.left = False
+    __slots__ = ("__weakref__", "_now", "_receive", "_send", "answered", "complete", "inbox", "left", "scope", "started")
+
+    event: ClassVar[type[Event]]  # of the running loop's kind
+
+    def __init__(
+        self,
+        at: float,
+        budget: float,
+        policy: str,
+        parent: Deadline | None,
+        now: Callable[[], float],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        # Not by `Deadline.__init__`: what is nested in this asks it for its client, which is asked of itself.
+        self.at = at
+        self.budget = budget
+        self.policy = policy
+        self.parent = parent
+        self.scope = scope
+        self.started = False  # the application's response
+        self.complete = False  # the last of it is with the server
+        self.answered = False  # by us, instead of the application
+        self.left = False  # the client
+        self.inbox: Inbox | None = None
+        self._now = now
+        self._receive = receive
+        self._send = send
+
+    @property
+    def watch(self) -> Watch | None:  # type: ignore[override]  # a slot there
+        """Whoever works on after the response is complete does not do it for the client."""
+        return None if self.complete else self
 
     def gone(self, _now: float) -> bool:
         """See `Watch.gone`."""
         return self.left
 
-
-class Exchange:
-    """The application's side of one request.
-
-    Args:
-        limit: its deadline.
-        cutoff: what ends the application at it, or sooner.
-        client: whether the client is there.
-        now: the clock.
-        receive, send: the server's.
-        event: makes an event of the running loop's kind.
-        hesitant: the client waits for "100 Continue", which the server gives with the first `receive`: that is the application's to do.
-    """
-
-    __slots__ = (
-        "_ahead",
-        "_changed",
-        "_ending",
-        "_event",
-        "_hesitant",
-        "_inbox",
-        "_now",
-        "_reading",
-        "_receive",
-        "_send",
-        "answered",
-        "client",
-        "complete",
-        "cutoff",
-        "limit",
-        "started",
-    )
-
-    def __init__(
-        self,
-        limit: Deadline,
-        cutoff: Cutoff,
-        client: Client,
-        now: Callable[[], float],
-        receive: Receive,
-        send: Send,
-        event: Callable[[], Event],
-        hesitant: bool,
-    ) -> None:
-        self.limit = limit
-        self.cutoff = cutoff
-        self.started = False  # the application's response
-        self.complete = False  # it was handed over
-        self.answered = False  # by us, instead of the application
-        self.client = client
-        self._now = now
-        self._receive = receive
-        self._send = send
-        self._event = event
-        self._hesitant = hesitant
-        self._ending = False  # the last of the response is being handed over
-        self._reading = False
-        self._inbox: deque[Message] | None = None
-        self._ahead = 0
-        self._changed: Event | None = None
+    def fire(self) -> None:
+        """End the application's work now, from wherever in its event loop."""
+        raise NotImplementedError
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether the time was up, or the client went, before the response was complete."""
-        return not self.complete and (self.client.left or self._now() >= self.limit.at)
+        return not self.complete and (self.left or self._now() >= self.at)
+
+    # What the application calls.
 
     async def receive(self) -> Message:
+        """The next message."""
+        return await self.reader().take()
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Take a message."""
+        now = self._now()
+        if self.answered or self.left or now >= self.at:
+            over = self.over(now)
+            raise over if over is not None else self.exceeded(now)
+        kind = message["type"]
+        if kind == "http.response.body":
+            if not message.get("more_body"):
+                self.complete = True
+                self.at = now + UNBOUNDED
+        elif kind == "http.response.start":
+            self.started = True
+        return self._send(message)
+
+    # What the runner calls.
+
+    def reader(self) -> Inbox:
+        """What reads from the server."""
+        if self.inbox is None:
+            self.inbox = Inbox(self, self._receive)
+        return self.inbox
+
+    async def answer(self) -> None:
+        """Say that it is late, unless the application has begun to answer, or nobody is there."""
+        if not self.started and not self.answered and not self.left:
+            self.answered = True
+            await late(self.budget).send(self._send)
+
+
+class Inbox:
+    """What comes from the server, for the application and for whoever watches the client: only one of them may ask at a time."""
+
+    __slots__ = ("_ahead", "_asked", "_changed", "_exchange", "_messages", "_reading", "_receive")
+
+    def __init__(self, exchange: Exchange, receive: Receive) -> None:
+        self._exchange = exchange
+        self._receive = receive
+        self._messages: deque[Message] = deque()
+        self._ahead = 0
+        self._reading = False
+        self._asked = False
+        self._changed: Event | None = None
+
+    async def take(self) -> Message:
         """The next message, for the application."""
-        self._hesitant = False
-        while not self._inbox:
+        self._asked = True
+        while not self._messages:
             if not self._reading:
                 return await self._read()
             await self._wait()  # the watcher is at it, and what it gets is ours
-        if self._inbox[0]["type"] == "http.disconnect":
-            return self._inbox[0]
-        message = self._inbox.popleft()
+        if self._messages[0]["type"] == "http.disconnect":
+            return self._messages[0]
+        message = self._messages.popleft()
         self._ahead -= len(message.get("body", b""))
         self._tell()
         return message
+
+    async def watch(self) -> None:
+        """Read ahead until the client goes. Nothing of the body is lost, and only a little is kept."""
+        # The server says "100 Continue" with the first message that is asked for: that is the application's to decide.
+        hesitant = any(name == b"expect" for name, _ in self._exchange.scope["headers"])
+        while not self._exchange.complete:
+            if self._reading or self._ahead >= _AHEAD or (hesitant and not self._asked):
+                await self._wait()
+                continue
+            message = await self._read()
+            self._messages.append(message)
+            self._ahead += len(message.get("body", b""))
+            self._tell()
+            if message["type"] == "http.disconnect":
+                return
 
     async def _read(self) -> Message:
         self._reading = True
@@ -132,57 +176,16 @@ class Exchange:
         finally:
             self._reading = False
             self._tell()
-        # A client that has all it asked for leaves in peace; servers may tell before the last `send` returns.
-        if message["type"] == "http.disconnect" and not self._ending and not self.answered:
-            self.client.left = True
-            self.cutoff.fire()
+        exchange = self._exchange
+        # A client that has all it asked for leaves in peace.
+        if message["type"] == "http.disconnect" and not exchange.complete and not exchange.answered:
+            exchange.left = True
+            exchange.fire()
         return message
-
-    async def send(self, message: Message) -> None:
-        """Take a message of the application."""
-        if self.answered or self.client.left or self._now() >= self.limit.at:
-            over = self.limit.over(self._now())
-            raise over if over is not None else self.limit.exceeded(self._now())
-        kind = message["type"]
-        if kind == "http.response.start":
-            self.started = True
-        last = kind == "http.response.body" and not message.get("more_body")
-        self._ending = self._ending or last
-        await self._send(message)
-        if last:
-            self._completed()
-
-    def _completed(self) -> None:
-        self.complete = True
-        self.limit.at = self._now() + UNBOUNDED
-        self.limit.watch = None
-        self.cutoff.lift()
-
-    async def answer(self) -> None:
-        """Say that it is late, unless the application has begun to answer, or nobody is there."""
-        if not self.started and not self.answered and not self.client.left:
-            self.answered = True
-            await late(self.limit.budget).send(self._send)
-
-    # Watching the client.
-
-    async def watch(self) -> None:
-        """Read ahead until the client goes. Nothing of the body is lost, and only a little is kept."""
-        self._inbox = deque()
-        while not self.complete:
-            if self._reading or self._hesitant or self._ahead >= _AHEAD:
-                await self._wait()
-                continue
-            message = await self._read()
-            self._inbox.append(message)
-            self._ahead += len(message.get("body", b""))
-            self._tell()
-            if message["type"] == "http.disconnect":
-                return
 
     async def _wait(self) -> None:
         if self._changed is None:
-            self._changed = self._event()
+            self._changed = self._exchange.event()
         await self._changed.wait()
 
     def _tell(self) -> None:

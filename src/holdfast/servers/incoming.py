@@ -31,7 +31,8 @@ def timeout_of_scope(scope: Scope) -> float | None:
     found = None
     for name, value in scope["headers"]:
         if name in _TIMEOUT_BYTES:
-            seconds = headers.timeout(((name.decode("ascii"), value.decode("latin-1")),))
+            read = headers.parse_grpc_timeout if name == b"grpc-timeout" else headers.parse_milliseconds
+            seconds = read(value.decode("latin-1"))
             if seconds is not None and (found is None or seconds < found):
                 found = seconds
     return found
