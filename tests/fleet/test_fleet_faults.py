@@ -169,7 +169,9 @@ def test_cut_off_each_opens_and_closes_by_itself_and_on_return_it_is_one_state()
         for host in fleet:
             host.do(do.calls, 1)
         redis.kill()
-        until(lambda: all(kinds(host) == ["FleetLost"] for host in fleet) or [host.do(do.calls, 1) for host in fleet] is None)
+        for host in fleet:
+            host.do(do.calls, 1)
+        until(lambda: all(kinds(host) == ["FleetLost"] for host in fleet))
         for host in fleet:
             host.do(do.set_failing, True)
             host.do(do.calls, 15)

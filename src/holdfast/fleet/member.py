@@ -220,8 +220,9 @@ class Member:
         if ledger is not None:
             ratio, floor, span = terms(ledger)
             rules["terms"] = {"ratio": ratio, "floor": floor, "span": milliseconds(span)}
-            most = 1 + 2 * self._account.window[0]
-            rules["purse"] = {"held": self._account.held, "wanted": self._wanted, "back": self._back, "most": most}
+            # Who comes back tells what it did before it is lent anything: the others do so at the same time.
+            most = 0 if self.purse.cut_off else 1 + 2 * self._account.window[0]
+            rules["purse"] = {"held": self._account.held, "wanted": min(most, self._wanted), "back": self._back, "most": most}
         return rules
 
     # Learning.
