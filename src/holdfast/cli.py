@@ -14,6 +14,7 @@ from typing import NoReturn, Protocol, cast
 _COMMANDS = {
     "export": "holdfast.export.command",
     "faults": "holdfast.testing.faults.command",
+    "fleet": "holdfast.fleet.command",
     "replay": "holdfast.replay.command",
 }
 
