@@ -7,6 +7,7 @@ handler that the program had set before are kept, and go on.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # no stubs
 import signal
 import threading
 import time
@@ -23,6 +24,10 @@ _AGAIN = 1.0
 _SOON = 0.001
 _SHIELDED = 0.01
 _PACKAGE = __name__.split(".")[0]
+
+# signal.signal without its looking for an enum's member that each handler might be: that takes longer than all the rest, and a server
+# sets two handlers for each of its requests.
+_set_handler = _signal.signal
 
 _active: list[Interrupt] = []
 
@@ -52,7 +57,7 @@ class Interrupt:
         _active.append(self)
         if len(_active) == 1:
             self._began = time.monotonic()
-            self._handler = signal.signal(signal.SIGALRM, _ring)
+            self._handler = _set_handler(signal.SIGALRM, _ring)
             self._theirs = signal.getitimer(signal.ITIMER_REAL)
         _set()
 
@@ -69,7 +74,7 @@ class Interrupt:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
         if self._handler is not None:
-            signal.signal(signal.SIGALRM, self._handler)
+            _set_handler(signal.SIGALRM, self._handler)
         delay, interval = self._theirs
         if delay:
             # A timer of the program that came due meanwhile rings now: late, but not lost.

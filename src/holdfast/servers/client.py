@@ -26,11 +26,10 @@ _WAITRESS = "waitress.client_disconnected"
 class SocketWatch:
     """The client at the other end of a socket, which nobody else reads meanwhile."""
 
-    __slots__ = ("_gone", "_next", "_poll")
+    __slots__ = ("_gone", "_next", "_sock")
 
     def __init__(self, sock: socket.socket) -> None:
-        self._poll = select.poll()
-        self._poll.register(sock.fileno(), getattr(select, "POLLRDHUP", 0))
+        self._sock = sock
         self._next = 0.0
         self._gone = False
 
@@ -38,8 +37,15 @@ class SocketWatch:
         """See `Watch.gone`."""
         if not self._gone and now >= self._next:
             self._next = now + _PAUSE
-            self._gone = any(event & _GONE for _, event in self._poll.poll(0))
+            descriptor = self._sock.fileno()
+            self._gone = descriptor < 0 or _is_gone(descriptor)
         return self._gone
+
+
+def _is_gone(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, getattr(select, "POLLRDHUP", 0))
+    return any(event & _GONE for _, event in poll.poll(0))
 
 
 class CallWatch:
