@@ -18,30 +18,44 @@ from typing import TYPE_CHECKING
 from holdfast.clients.amqp.errors import Blocked, ChannelLost, Disconnected, Nacked, PublishError, Unroutable
 
 if TYPE_CHECKING:
+    from holdfast.clients.amqp.async_consumer import AsyncConsumer
     from holdfast.clients.amqp.async_publisher import AsyncPublisher
+    from holdfast.clients.amqp.consumer import Consumer
+    from holdfast.clients.amqp.delivery import Delivered, Poison
     from holdfast.clients.amqp.publisher import Publisher
 
 __all__ = [
+    "AsyncConsumer",
     "AsyncPublisher",
     "Blocked",
     "ChannelLost",
+    "Consumer",
+    "Delivered",
     "Disconnected",
     "Nacked",
+    "Poison",
     "PublishError",
     "Publisher",
     "Unroutable",
 ]
 
+# Where each is, and the module that says how to install what it needs.
 _HOMES = {
-    "AsyncPublisher": "async_publisher",
-    "Publisher": "publisher",
+    "AsyncConsumer": ("async_consumer", "aio_pika"),
+    "AsyncPublisher": ("async_publisher", "aio_pika"),
+    "Consumer": ("consumer", "pika"),
+    "Delivered": ("delivery", None),
+    "Poison": ("delivery", None),
+    "Publisher": ("publisher", "pika"),
 }
 
 
 def __getattr__(name: str) -> object:
     """What needs one of the libraries, loaded when it is used: nobody needs both."""
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home, library = _HOMES[name]
+    if library is not None:
+        import_module(f"{__name__}.{library}")
     found = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
     return found

@@ -157,6 +157,7 @@ async def open_link(connection: Connection, blocked_after: float) -> AsyncLink:
 def _properties(message: Message) -> spec.Basic.Properties:
     return spec.Basic.Properties(
         content_type=message.content_type,
+        content_encoding=message.content_encoding,
         headers=cast("Any", message.headers),
         delivery_mode=PERSISTENT,
         priority=message.priority,

@@ -72,6 +72,7 @@ class AsyncPublisher:
         mandatory: bool = True,
         headers: Mapping[str, object] | None = None,
         content_type: str | None = None,
+        content_encoding: str | None = None,
         correlation_id: str | None = None,
         reply_to: str | None = None,
         kind: str | None = None,
@@ -87,14 +88,19 @@ class AsyncPublisher:
             mandatory=mandatory,
             headers=headers,
             content_type=content_type,
+            content_encoding=content_encoding,
             correlation_id=correlation_id,
             reply_to=reply_to,
             kind=kind,
             priority=priority,
             expires=expires,
         )
-        await self._settings.guarding.arepeatedly(self._attempt, message)
+        await self.send(message)
         return message.message_id
+
+    async def send(self, message: Message) -> None:
+        """Publish a message that is made already. Raises as `publish` does."""
+        await self._settings.guarding.arepeatedly(self._attempt, message)
 
     async def close(self) -> None:
         """Close the connection. Messages that are on their way are `Disconnected`; closing again does nothing."""
@@ -134,7 +140,7 @@ class AsyncPublisher:
         except (AMQPError, OSError) as error:
             if isinstance(error, DeadlineExceeded):
                 raise
-            raise Disconnected(f"no connection to the broker: {error or repr(error)}") from error
+            raise Disconnected(f"no connection to the broker: {str(error) or repr(error)}") from error
         try:
             return await open_link(connection, self._settings.blocked_after)
         except BaseException:

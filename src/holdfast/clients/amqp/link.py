@@ -275,6 +275,7 @@ def _for(pending: _Pending, error: Exception) -> Exception:
 def _properties(message: Message) -> pika.BasicProperties:
     return pika.BasicProperties(
         content_type=message.content_type,
+        content_encoding=message.content_encoding,
         headers=cast("Any", message.headers),
         delivery_mode=PERSISTENT,
         priority=message.priority,

@@ -29,6 +29,7 @@ class Message:
     message_id: str
     mandatory: bool
     content_type: str | None
+    content_encoding: str | None
     correlation_id: str | None
     reply_to: str | None
     kind: str | None
@@ -46,6 +47,7 @@ def make(
     mandatory: bool = True,
     headers: Mapping[str, object] | None = None,
     content_type: str | None = None,
+    content_encoding: str | None = None,
     correlation_id: str | None = None,
     reply_to: str | None = None,
     kind: str | None = None,
@@ -68,6 +70,7 @@ def make(
         message_id=os.urandom(16).hex() if message_id is None else _id(message_id),
         mandatory=bool(mandatory),
         content_type=None if content_type is None else _short("content_type", content_type),
+        content_encoding=None if content_encoding is None else _short("content_encoding", content_encoding),
         correlation_id=None if correlation_id is None else _short("correlation_id", correlation_id),
         reply_to=None if reply_to is None else _short("reply_to", reply_to),
         kind=None if kind is None else _short("kind", kind),

@@ -80,6 +80,7 @@ class Publisher:
         mandatory: bool = True,
         headers: Mapping[str, object] | None = None,
         content_type: str | None = None,
+        content_encoding: str | None = None,
         correlation_id: str | None = None,
         reply_to: str | None = None,
         kind: str | None = None,
@@ -96,6 +97,7 @@ class Publisher:
             mandatory: whether having no queue for it is an error.
             headers: strings, numbers, booleans, bytes, datetimes, and lists and mappings of them.
             content_type: such as "application/json".
+            content_encoding: such as "gzip".
             correlation_id: what it belongs to.
             reply_to: where answers go.
             kind: AMQP's `type`: what kind of message it is.
@@ -120,14 +122,19 @@ class Publisher:
             mandatory=mandatory,
             headers=headers,
             content_type=content_type,
+            content_encoding=content_encoding,
             correlation_id=correlation_id,
             reply_to=reply_to,
             kind=kind,
             priority=priority,
             expires=expires,
         )
-        self._settings.guarding.repeatedly(self._attempt, message)
+        self.send(message)
         return message.message_id
+
+    def send(self, message: Message) -> None:
+        """Publish a message that is made already. Raises as `publish` does."""
+        self._settings.guarding.repeatedly(self._attempt, message)
 
     def close(self) -> None:
         """Close the connection. Messages that are on their way are `Disconnected`; closing again does nothing."""
@@ -174,7 +181,7 @@ class Publisher:
         except (pika.exceptions.AMQPError, OSError) as error:
             if isinstance(error, errors.DeadlineExceeded):
                 raise
-            raise Disconnected(f"no connection to the broker: {error or repr(error)}") from error
+            raise Disconnected(f"no connection to the broker: {str(error) or repr(error)}") from error
         try:
             return Link(connection, self._settings.blocked_after)
         except BaseException:

@@ -1,0 +1,285 @@
+"""A consumer for asyncio; its rules are those of `consumer`, with tasks for threads.
+
+    await AsyncConsumer("amqps://broker.internal/", "receipts", send_receipt, inbox=Inbox(store, name="receipts")).run()
+
+A handler that is still at work when its deadline passes, or when draining is over, is cancelled, and its message goes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from aio_pika.exceptions import AMQPError
+from aiormq.exceptions import ChannelNotFoundEntity
+
+from holdfast.backoff import Backoff
+from holdfast.clients.amqp.aio_pika import Connection, checked_url, open_connection
+from holdfast.clients.amqp.async_publisher import AsyncPublisher
+from holdfast.clients.amqp.consumer_settings import ConsumerSettings, delivered
+from holdfast.clients.amqp.delivery import Delivered, Done, Move, Step
+from holdfast.clients.amqp.errors import Disconnected
+from holdfast.clients.amqp.judging import judge
+from holdfast.clients.amqp.settings import Settings
+from holdfast.errors import HoldfastError
+from holdfast.policy import Policy
+from holdfast.scope import deadline as bounded
+from holdfast.servers.idempotency.inbox import Inbox
+from holdfast.validation import Seconds
+
+if TYPE_CHECKING:
+    import ssl
+
+# How long nobody asks the broker again after the policy gave up on it.
+_PAUSE = 1.0
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class AsyncConsumer:
+    """Consumes one queue. Arguments are those of `Consumer`; `handler` is `async def`.
+
+    Args:
+        url: `amqp://` or `amqps://`.
+        queue: whose messages.
+        handler: called with each message.
+        inbox: knows which messages were handled.
+        prefetch: how many messages are handled at once.
+        deadline: seconds that a handler has.
+        attempts: how often a message is tried.
+        losses: how often its consumer may be lost.
+        backoff: the waits between attempts.
+        dead_letter: the queue's name; None for the queue's name and ".dead".
+        drain: seconds that messages in hand have when the consumer is stopped.
+        dead_after: seconds after which a broker that has gone silent is noticed.
+        policy: guards connecting and publishing of copies.
+        ssl_context: for `amqps://`; None for the system's certificates.
+
+    Raises:
+        ValueError, TypeError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        queue: str,
+        handler: Callable[[Delivered], Awaitable[object]],
+        *,
+        inbox: Inbox | None = None,
+        prefetch: int = 10,
+        deadline: Seconds = 30.0,
+        attempts: int = 5,
+        losses: int = 20,
+        backoff: Backoff = Backoff(base=0.1, cap=5.0),  # noqa: B008  (frozen)
+        dead_letter: str | None = None,
+        drain: Seconds = 10.0,
+        dead_after: Seconds = 5.0,
+        policy: Policy | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._url = checked_url(url)
+        self._handler = handler
+        self._ssl_context = ssl_context
+        self._settings = ConsumerSettings(
+            queue,
+            handler,
+            inbox=inbox,
+            prefetch=prefetch,
+            deadline=deadline,
+            attempts=attempts,
+            losses=losses,
+            backoff=backoff,
+            dead_letter=dead_letter,
+            drain=drain,
+            policy=policy,
+        )
+        self._connecting = Settings(policy, dead_after, 10.0, 1.0)
+        self._publisher = AsyncPublisher(url, policy=self._connecting.policy, dead_after=dead_after, ssl_context=ssl_context)
+        self._stopping = asyncio.Event()
+        self._working: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """End `run`, drained."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Consume until stopped. The broker may come and go meanwhile.
+
+        Raises:
+            aio_pika.exceptions.AMQPError: the broker refuses us for what we are: credentials, permissions, arguments.
+        """
+        try:
+            with self._signals():
+                while not self._stopping.is_set():
+                    session = await self._connect()
+                    if session is None:
+                        await self._wait(self._stopping, _PAUSE)
+                    else:
+                        await self._serve(session)
+        finally:
+            for task in self._working:
+                task.cancel()
+            await asyncio.gather(*self._working, return_exceptions=True)
+            await self._publisher.close()
+
+    async def _connect(self) -> _Session | None:
+        try:
+            return await self._connecting.guarding.arepeatedly(self._open)
+        except (AMQPError, OSError) as error:
+            if not isinstance(error, HoldfastError) and not judge(error)[1]:
+                raise
+        except HoldfastError:
+            pass
+        return None
+
+    async def _open(self) -> _Session:
+        connection = await open_connection(self._url, self._connecting.liveness, self._ssl_context)
+        session = _Session(connection, self._take)
+        try:
+            await session.begin(self._settings.queue, self._settings.rules.dead_letter, self._settings.prefetch)
+        except BaseException:
+            connection.discard(Disconnected("there is no channel"))
+            raise
+        return session
+
+    async def _serve(self, session: _Session) -> None:
+        lost = asyncio.ensure_future(session.lost.wait())
+        stopped = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({lost, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not session.lost.is_set():
+                await session.no_more()
+                if self._working:
+                    await asyncio.wait(self._working, timeout=self._settings.drain)
+        finally:
+            lost.cancel()
+            stopped.cancel()
+            await session.close()
+
+    def _take(self, session: _Session, message: Delivered, tag: int) -> None:
+        task = asyncio.ensure_future(self._handle(session, message, tag))
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+
+    async def _handle(self, session: _Session, message: Delivered, tag: int) -> None:
+        if self._stopping.is_set() or session.lost.is_set():
+            return  # it goes back to the queue with its connection
+        step = self._settings.rules.before(message) or await self._work(message)
+        if isinstance(step, Move):
+            if step.delay:
+                await self._wait(self._stopping, step.delay)
+            try:
+                await self._publisher.send(step.message)
+            except Exception:
+                await session.back(tag)
+                return
+        await session.done(tag)
+
+    async def _work(self, message: Delivered) -> Step:
+        rules, rng = self._settings.rules, self._settings.rng
+        claimed = False
+        try:
+            if self._settings.inbox is None:
+                claimed = True
+                async with bounded(self._settings.deadline):
+                    await self._handler(message)
+                return Done()
+            async with self._settings.inbox.once(message.message_id) as delivery:
+                claimed = True
+                if delivery.first:
+                    async with bounded(self._settings.deadline):
+                        await self._handler(replace(message, _delivery=delivery))
+        except Exception as error:
+            return rules.after(message, error, claimed, rng)
+        return Done()
+
+    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, handler)
+
+
+class _Session:
+    """One live connection: what it is given, and what is acknowledged."""
+
+    def __init__(self, connection: Connection, take: Callable[[_Session, Delivered, int], None]) -> None:
+        self._connection = connection
+        self._take = take
+        self._tag = ""
+        self._channel: Any = None
+        self.lost = asyncio.Event()
+
+    async def begin(self, queue: str, other: str, prefetch: int) -> None:
+        """Make the queues that are missing, and consume."""
+        underlay = cast("Any", self._connection.transport).connection
+        for name in (queue, other):
+            await _make(underlay, name)
+        self._channel = await underlay.channel(publisher_confirms=False)
+        self._channel.closing.add_done_callback(self._on_closed)
+        await self._channel.basic_qos(prefetch_count=prefetch)
+        begun = await self._channel.basic_consume(queue, self._on_message)
+        self._tag = begun.consumer_tag
+        self._channel.on_consumer_cancel_callbacks.add(lambda *_: self.lost.set())
+
+    async def done(self, tag: int) -> None:
+        """Acknowledge a message. Where the session is over, the broker delivers it again."""
+        with contextlib.suppress(AMQPError, OSError, RuntimeError):
+            await self._channel.basic_ack(tag)
+
+    async def back(self, tag: int) -> None:
+        """Give a message back to its queue."""
+        with contextlib.suppress(AMQPError, OSError, RuntimeError):
+            await self._channel.basic_nack(tag, requeue=True)
+
+    async def no_more(self) -> None:
+        """Ask for no further messages."""
+        with contextlib.suppress(AMQPError, OSError, RuntimeError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._channel.basic_cancel(self._tag)
+
+    async def close(self) -> None:
+        """Close it; what is not acknowledged goes back to its queue."""
+        self.lost.set()
+        await self._connection.close()
+
+    async def _on_message(self, message: Any) -> None:
+        properties = message.header.properties
+        self._take(self, delivered(message.delivery, properties, message.body, properties.message_type), message.delivery.delivery_tag)
+
+    def _on_closed(self, closing: asyncio.Future[Any]) -> None:
+        if not closing.cancelled():
+            closing.exception()  # asked for, so that asyncio does not report it as lost
+        self.lost.set()
+
+
+async def _make(underlay: Any, name: str) -> None:
+    # Asked first: one that exists may have been made with other arguments, and is right as it is.
+    channel = await underlay.channel(publisher_confirms=False)
+    try:
+        await channel.queue_declare(name, passive=True)
+    except ChannelNotFoundEntity:
+        channel = await underlay.channel(publisher_confirms=False)
+        await channel.queue_declare(name, durable=True)
+    await channel.close()
