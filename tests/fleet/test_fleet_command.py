@@ -41,9 +41,7 @@ def test_a_policy_may_be_forced_before_any_process_has_it(capsys: pytest.Capture
             until(lambda: host.do(do.state) == "forced-open")
 
 
-def test_what_is_wrong_is_said_in_a_line_without_the_url(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_wrong_is_said_in_a_line_without_the_url(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOLDFAST_FLEET_URL", "REDIS_URL"):
         monkeypatch.delenv(name, raising=False)
     wrong = [

@@ -61,7 +61,9 @@ local function breaker_round(ask, last, answer)
   local rule = ask.rule
   local breaker, was_there = read_breaker(keys.breaker)
   answer.forgotten = merge(breaker, ask, was_there)
-  breaker.ends = math.min(breaker.ends, now + rule.open_for_max)
+  if breaker.ends > now + rule.open_for_max then
+    breaker.ends, breaker.changed = now + rule.open_for_max, true
+  end
   local counts = read_counts(keys.calls, {'calls', 'failures', 'slow'}, rule.span)
   local current = ask.generation == breaker.generation or ask.generation == 0
   if breaker.state == 'closed' and breaker.force == 'none' and current then

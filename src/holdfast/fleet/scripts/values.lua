@@ -1,10 +1,12 @@
 -- What is stored is read as if a stranger had written it: what none of our scripts could have written is left out, and reported.
 local LARGEST = 2 ^ 53
 local YEAR = 365 * 86400 * 1000
-local ignored = {}
+local ignored, is_ignored = {}, {}
 
 local function ignore(what)
-  ignored[#ignored + 1] = what
+  if not is_ignored[what] then
+    ignored[#ignored + 1], is_ignored[what] = what, true
+  end
 end
 
 -- A whole number, or nil.
