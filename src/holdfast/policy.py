@@ -251,6 +251,7 @@ def _snapshot(plan: Plan) -> PolicySnapshot:
         "breaker": None if plan.circuit is None else plan.circuit.snapshot(now),
         "budget": None if plan.budget is None else plan.budget.ledger.snapshot(now),
         "limit": None if places is None else {"limit": places.limit, "running": places.running, "waiting": places.waiting},
+        "limit_across": None if places is None else places.across,
         "rate_limit_wait": None if pacer is None else pacer.retry_after(now),
         "hedge_after": None if plan.patience is None else plan.patience.delay(now),
     }

@@ -40,5 +40,6 @@ class PolicySnapshot(TypedDict):
     breaker: BreakerSnapshot | None
     budget: BudgetSnapshot | None
     limit: LimitSnapshot | None
+    limit_across: str | None  # whose calls it counts: "process" or "host"
     rate_limit_wait: float | None  # seconds until a call would be on time; 0.0 for now
     hedge_after: float | None  # seconds after which a late attempt gets a rival; None also while too little is known

@@ -183,6 +183,15 @@ def test_places_are_read_when_the_registry_is_scraped(registry):
     assert value(registry, "holdfast_bulkhead_in_flight", policy="billing") == 0
 
 
+def test_places_across_the_host_are_the_machines_and_not_added_up(registry, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOLDFAST_RUN_DIR", str(tmp_path))
+    policies = [Policy("billing", bulkhead=Bulkhead(4, across="host")) for _ in range(2)]
+    with policies[0].guard(), policies[1].guard():
+        assert value(registry, "holdfast_bulkhead_host_in_flight", policy="billing") == 2
+        assert value(registry, "holdfast_bulkhead_host_limit", policy="billing") == 4
+        assert value(registry, "holdfast_bulkhead_in_flight", policy="billing") is None
+
+
 def test_an_adaptive_limit_a_rate_limit_and_a_hedge_show_what_they_found(registry):
     adaptive = Policy("adaptive", adaptive=holdfast.AdaptiveLimit(algorithm="aimd", initial=10))
     hedged = Policy("hedged", hedge=Hedge(after=0.25))

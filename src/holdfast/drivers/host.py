@@ -111,6 +111,8 @@ class HostPlaces(Places):
 
     __slots__ = ("_file", "_per_generation")
 
+    across = "host"
+
     def __init__(self, name: str, bulkhead: Bulkhead) -> None:
         super().__init__(bulkhead.limit, 0)
         self._per_generation = bulkhead.limit + 1

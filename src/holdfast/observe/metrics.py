@@ -66,6 +66,10 @@ BUDGET_DECISIONS = Metric(
 IN_FLIGHT = Metric("holdfast.bulkhead.in_flight", "gauge", "{call}", "Calls that hold a place of the bulkhead or the adaptive limit.")
 LIMIT = Metric("holdfast.bulkhead.limit", "gauge", "{call}", "Places of the bulkhead, or what the adaptive limit is now.")
 WAITING = Metric("holdfast.bulkhead.waiting", "gauge", "{call}", "Calls that wait for a place.")
+HOST_IN_FLIGHT = Metric(
+    "holdfast.bulkhead.host.in_flight", "gauge", "{call}", "Calls of all processes of the machine that hold a place.", together="max"
+)
+HOST_LIMIT = Metric("holdfast.bulkhead.host.limit", "gauge", "{call}", "Places that the processes of the machine share.", together="max")
 RATE_LIMIT_WAIT = Metric("holdfast.rate_limit.wait", "gauge", "s", "How long a call would wait for its turn now.", together="max")
 
 OUTRUNS = Metric("holdfast.deadline.outruns", "counter", "{attempt}", "Attempts and blocks that went on past their deadline.")
@@ -86,7 +90,7 @@ EVENTS = (
     *(CALLS, ATTEMPTS, ATTEMPT_DURATION, RETRIES, GAVE_UP, REFUSALS, HEDGES, FALLBACKS),
     *(BREAKER_TRANSITIONS, BUDGET_DECISIONS, OUTRUNS, OUTRUN_TIME),
 )
-GAUGES = (BREAKER_STATE, BUDGET_LEFT, IN_FLIGHT, LIMIT, WAITING, RATE_LIMIT_WAIT, HEDGE_DELAY)
+GAUGES = (BREAKER_STATE, BUDGET_LEFT, IN_FLIGHT, LIMIT, WAITING, HOST_IN_FLIGHT, HOST_LIMIT, RATE_LIMIT_WAIT, HEDGE_DELAY)
 POOL_GAUGES = (WORKERS, WORKERS_BUSY, WORKERS_IDLE, WORKERS_QUEUE, WORKERS_QUEUE_LIMIT)
 POOL_COUNTERS = (WORKERS_REQUESTS, WORKERS_BUSY_TIME)
 

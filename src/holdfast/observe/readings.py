@@ -157,7 +157,10 @@ def gauges(snapshots: Iterable[PolicySnapshot], names: Names) -> Gauges:
                 put(metrics.BREAKER_STATE, (*name, state.value), float(state.value == one["breaker"]["state"]))
         if one["budget"] is not None:
             put(metrics.BUDGET_LEFT, name, one["budget"]["left"])
-        if one["limit"] is not None:
+        if one["limit"] is not None and one["limit_across"] == "host":
+            put(metrics.HOST_IN_FLIGHT, name, one["limit"]["running"])
+            put(metrics.HOST_LIMIT, name, one["limit"]["limit"])
+        elif one["limit"] is not None:
             put(metrics.IN_FLIGHT, name, one["limit"]["running"])
             put(metrics.LIMIT, name, one["limit"]["limit"])
             put(metrics.WAITING, name, one["limit"]["waiting"])

@@ -44,6 +44,8 @@ class Places(Guarded):
 
     __slots__ = ("_free", "_generation", "_owed", "_queue", "_waiting", "limit")
 
+    across = "process"  # whose calls they are for
+
     def __init__(self, limit: int, queue: int) -> None:
         super().__init__()
         self.limit = limit

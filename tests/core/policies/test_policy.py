@@ -486,6 +486,7 @@ def test_a_snapshot_is_plain_data():
             "breaker": {"state": "closed", "calls": 0, "failures": 0, "slow": 0, "probes": 0, "passed": 0, "retry_after": None},
             "budget": {"calls": 0, "retries": 0, "left": 10},
             "limit": {"limit": 20, "running": 0, "waiting": 0},
+            "limit_across": "process",
             "rate_limit_wait": 0.0,
             "hedge_after": None,
         }
