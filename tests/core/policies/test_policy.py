@@ -477,7 +477,7 @@ def test_a_hedged_policy_explains_what_each_attempt_passes():
 
 
 def test_a_snapshot_is_plain_data():
-    parts = ["breaker", "budget", "limit", "rate_limit_wait", "hedge_after"]
+    parts = ["breaker", "budget", "limit", "limit_across", "rate_limit_wait", "hedge_after"]
     assert Policy("p").snapshot() == {"name": "p", **dict.fromkeys(parts)}
     with FakeClock():
         policy = Policy("billing", **{**FULL, "retry": Retry(budget=Budget())})
