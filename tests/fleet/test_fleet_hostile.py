@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import Any
@@ -133,7 +134,7 @@ def test_an_access_list_without_the_channel_is_told_once_and_rounds_do_without()
         until(lambda: fleet[0].do(do.told, "FleetIgnored") or fleet[0].do(do.told, "FleetLost"))
 
 
-ANSWER = {
+ANSWER: dict[str, Any] = {
     "processes": 1,
     "forgotten": False,
     "ignored": "",
@@ -151,15 +152,16 @@ def test_an_answer_of_ours_is_read() -> None:
     assert answer.budget == protocol.Lent(1, 2, 1, 5)
 
 
-@pytest.mark.parametrize(
-    "path", [("processes",), *(("breaker", name) for name in ANSWER["breaker"]), *(("budget", n) for n in ANSWER["budget"])]
-)
+READ: list[tuple[str, ...]] = [("processes",)]
+READ += [("breaker", name) for name in ANSWER["breaker"] if name != "passed"]
+READ += [("budget", name) for name in ANSWER["budget"]]
+
+
+@pytest.mark.parametrize("path", READ)
 @pytest.mark.parametrize("value", [None, -1, 1.5, True, "x", [], {}, 2**53, float("nan"), float("inf")])
 def test_a_field_of_another_kind_or_range_is_malformed(path: tuple[str, ...], value: Any) -> None:
     answer = json.loads(json.dumps(ANSWER))
     inner = answer if len(path) == 1 else answer[path[0]]
-    if path[-1] in {"passed"}:
-        return  # nobody reads it
     inner[path[-1]] = value
     with pytest.raises(protocol.Malformed):
         protocol.read(json.dumps(answer), 0.0, 30.0)
@@ -173,12 +175,10 @@ _anything = st.recursive(
 )
 
 
-@given(st.one_of(st.binary(), st.text(), _anything.map(lambda value: json.dumps(value)), st.integers(), st.none()))
+@given(st.one_of(st.binary(), st.text(), _anything.map(json.dumps), st.integers(), st.none()))
 def test_whatever_comes_is_an_answer_or_malformed(text: Any) -> None:
-    try:
-        protocol.read(text, 0.0, 30.0)
-    except protocol.Malformed as error:
-        assert len(str(error)) < 100
+    with contextlib.suppress(protocol.Malformed):
+        assert isinstance(protocol.read(text, 0.0, 30.0), protocol.Answer)
 
 
 def test_a_long_answer_a_deep_one_and_a_late_one_are_not_believed() -> None:

@@ -73,7 +73,7 @@ class Agent:
         self._wake = Event()
         self._closing = False
         self._hints: set[str] = set()
-        self._all_asked = float("-inf")
+        self._all_asked = self._next_ping = float("-inf")
         self._reported: set[str] = set()
         self._begin()
 
@@ -229,10 +229,11 @@ class Agent:
             if question is not None:
                 asking.append(member)
                 questions.append(question)
-        if not questions:
+        if not questions and (self.members or now < self._next_ping):
             return False
+        self._next_ping = now + (self._terms.idle if self.connected else self.settings.interval)
         try:
-            answers = self._policy.call(self._ask, questions)
+            answers = self._policy.call(self._ask, questions) if questions else self._policy.call(self._store.ping)
         except BreakerOpen:
             return None
         except Exception as error:

@@ -81,6 +81,15 @@ class RedisStore:
                 answers[place] = self._attempt("round", questions[place])
         return answers
 
+    def ping(self) -> list[object]:
+        """Ask whether the server is there, where there is nothing else to ask; no answers.
+
+        Raises:
+            Exception: it is not.
+        """
+        self._client.ping()
+        return []
+
     def force(self, policy: str, force: str, age: float = 0.0) -> bool:
         """Force a breaker of the fleet, or reset it; False where somebody has said otherwise since.
 
