@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from holdfast.servers.readiness import Readiness
     from holdfast.servers.requires import Requires
     from holdfast.servers.single_flight import once
+    from holdfast.servers.transactions import Transactions
     from holdfast.servers.workers import Workers
 
 # Where each name is.
@@ -32,6 +33,7 @@ _PLACES = {
     "RedisStore": "idempotency.redis",
     "Requires": "requires",
     "SQLStore": "idempotency.sql",
+    "Transactions": "transactions",
     "Workers": "workers",
     "once": "single_flight",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "RedisStore",
     "Requires",
     "SQLStore",
+    "Transactions",
     "Workers",
     "once",
 ]

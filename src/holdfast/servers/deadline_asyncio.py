@@ -87,8 +87,10 @@ class _Exchange(Exchange):
             self.inbox = None
         # Whoever else cancelled the task as well is not to be robbed of it: only our own cancellation is over with the request.
         ours = self._fired and task is not None and task.uncancel() <= self._cancels and isinstance(error, asyncio.CancelledError)
-        if self.is_over:
-            ours = ours or (isinstance(error, DeadlineExceeded) and self.encloses(error))
+        # What obeys the deadline may end a little before it: a database's statement_timeout is set so that its answer comes in time.
+        obeyed = isinstance(error, DeadlineExceeded) and self.encloses(error)
+        if self.is_over or (obeyed and not self.complete):
+            ours = ours or obeyed
             await self.answer()
             if events.listeners:
                 _tell_of_the_end(self)

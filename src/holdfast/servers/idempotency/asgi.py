@@ -59,14 +59,15 @@ class AsgiIdempotency:
             return await _give(refusal(503, "idempotency-store-unavailable", "The request was not run.", after=1.0), send)
         if isinstance(claim, Held):
             return await _give(part.instead(claim, fingerprint), send)
-        return await _Run(part, claim, send).answer(self._app, _without_past_us(scope), receive)
+        return await _Run(part, claim, send, keyed=key is not None).answer(self._app, _without_past_us(scope), receive)
 
 
 class _Run:
     """The one that does the work."""
 
-    def __init__(self, part: Idempotency, claim: AsyncClaim, send: Send) -> None:
+    def __init__(self, part: Idempotency, claim: AsyncClaim, send: Send, *, keyed: bool) -> None:
         self._part = part
+        self._said = [(NOT_STORED, "false")] if keyed else []
         self._claim = claim
         self._send = send
         self._gathering = Gathering(part.max_body)
@@ -117,7 +118,7 @@ class _Run:
             self._whole = True  # what the app still sends goes nowhere
             return await _give(self._part.instead(Running("", 0.0), ""), self._send)
         answer = self._gathering.answer()
-        return await _give(answer, self._send, extra=((NOT_STORED, "false"),), more=not self._whole)
+        return await _give(answer, self._send, extra=self._said, more=not self._whole)
 
     async def _give(self) -> None:
         if self._settled:

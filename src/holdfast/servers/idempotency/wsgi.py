@@ -55,15 +55,16 @@ class WsgiIdempotency:
             return _give(refusal(503, "idempotency-store-unavailable", "The request was not run.", after=1.0), start_response)
         if isinstance(claim, Held):
             return _give(part.instead(claim, fingerprint), start_response)
-        return _Run(part, claim).answer(self._app, environ, start_response)
+        return _Run(part, claim, keyed=key is not None).answer(self._app, environ, start_response)
 
 
 class _Run:
     """The one that does the work."""
 
-    def __init__(self, part: Idempotency, claim: Claim) -> None:
+    def __init__(self, part: Idempotency, claim: Claim, *, keyed: bool) -> None:
         self._part = part
         self._claim = claim
+        self._said = [(NOT_STORED, "false")] if keyed else []
         self._gathering = Gathering(part.max_body)
         self._sent = False
 
@@ -138,7 +139,7 @@ class _Run:
         if rest is None:
             return _give(answer, start_response)
         self._sent = True
-        start_response(f"{answer.status} {answer.reason}", [*answer.headers, (NOT_STORED, "false")])
+        start_response(f"{answer.status} {answer.reason}", [*answer.headers, *self._said])
         rest.first = answer.body or b""
         return rest
 
