@@ -1,4 +1,4 @@
-"""A response of aiohttp whose body still comes: it holds its place and permit, and obeys its call's deadline, until it ends or is forgotten."""
+"""A response of aiohttp whose body still comes: it holds place and permit, and obeys its call's deadline, until it ends or is forgotten."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class _Forgettable:
 
 def _make_forgettable(response: aiohttp.ClientResponse, reading: Reading) -> None:
     ours = cast("Any", response)
-    ours.__class__ = _forgettable(type(response))  # only here: most bodies come with their headers
+    ours.__class__ = _forgettable(cast("Any", type(response)))  # only here: most bodies come with their headers
     ours._reading = reading
     callbacks = cast("Any", response.content)._eof_callbacks
     callbacks[:] = [callback for callback in callbacks if callback != ours._response_eof]
@@ -119,5 +119,5 @@ def _ended(response: weakref.ref[Any]) -> None:
 
 
 @functools.cache
-def _forgettable(base: type[aiohttp.ClientResponse]) -> type[aiohttp.ClientResponse]:
+def _forgettable(base: type[Any]) -> type[Any]:
     return type(base.__name__, (_Forgettable, base), {"__doc__": base.__doc__})

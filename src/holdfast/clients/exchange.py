@@ -61,7 +61,7 @@ class Policies:
             if not isinstance(cast("object", host), str) or not isinstance(cast("object", each), Policy):
                 raise TypeError(f"policy must be a Policy or a mapping of host to Policy, got {host!r}: {each!r}")
             self._by_host[host.lower()] = each
-        self._others = self._by_host.pop("*", None) or Policy("http")
+        self._others = self._by_host.pop("*") if "*" in self._by_host else Policy("http")
         self.only = None if self._by_host else self._others._plan  # what guards all calls, where hosts make no difference
 
     def plan(self, host: str) -> Plan:

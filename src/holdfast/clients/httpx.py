@@ -125,6 +125,10 @@ class Client(httpx.Client):
         self._calls = Calls(_LIBRARY, policy, [self._transport, *self._mounts.values()], Backend(_LIBRARY.core))
         self._cookies = _LIBRARY.jar(self._cookies.jar)
 
+    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
+        """See httpx. An address that was asked for before is not taken apart again."""
+        return super().build_request(method, _LIBRARY.url(url), **options)
+
     def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
         """See httpx. The policy's deadline is for all of it: redirects, authentication, attempts and the body."""
         token = ambient.set(self._calls.begin(request, stream))
@@ -148,6 +152,10 @@ class AsyncClient(httpx.AsyncClient):
         super().__init__(**options)
         self._calls = AsyncCalls(_LIBRARY, policy, [self._transport, *self._mounts.values()], AsyncBackend(_LIBRARY.core))
         self._cookies = _LIBRARY.jar(self._cookies.jar)
+
+    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
+        """See httpx. An address that was asked for before is not taken apart again."""
+        return super().build_request(method, _LIBRARY.url(url), **options)
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
         """See httpx. The policy's deadline is for all of it: redirects, authentication, attempts and the body."""

@@ -128,6 +128,10 @@ class Client(httpx2.Client):
         self._calls = Calls(_LIBRARY, policy, [self._transport, *self._mounts.values()], Backend(_LIBRARY.core))
         self._cookies = _LIBRARY.jar(self._cookies.jar)
 
+    def build_request(self, method: str, url: httpx2.URL | str, **options: Any) -> httpx2.Request:
+        """See httpx2. An address that was asked for before is not taken apart again."""
+        return super().build_request(method, _LIBRARY.url(url), **options)
+
     def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
         """See httpx2. The policy's deadline is for all of it: redirects, authentication, attempts and the body."""
         token = ambient.set(self._calls.begin(request, stream))
@@ -151,6 +155,10 @@ class AsyncClient(httpx2.AsyncClient):
         super().__init__(**options)
         self._calls = AsyncCalls(_LIBRARY, policy, [self._transport, *self._mounts.values()], AsyncBackend(_LIBRARY.core))
         self._cookies = _LIBRARY.jar(self._cookies.jar)
+
+    def build_request(self, method: str, url: httpx2.URL | str, **options: Any) -> httpx2.Request:
+        """See httpx2. An address that was asked for before is not taken apart again."""
+        return super().build_request(method, _LIBRARY.url(url), **options)
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
         """See httpx2. The policy's deadline is for all of it: redirects, authentication, attempts and the body."""

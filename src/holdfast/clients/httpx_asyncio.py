@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Any, cast
+from typing import Any
 
 from holdfast import net
 from holdfast.clients.exchange import wrote
@@ -50,9 +50,9 @@ class Connection(asyncio.Protocol):
         self.ended = True
         self._wake()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
-        self.ended, self.error = True, error
+        self.ended, self.error = True, exc
         if self._timer is not None:
             self._timer.cancel()
         self._wake()
@@ -220,4 +220,5 @@ async def connect(address: str, port: int, local: str | None) -> Connection:
 
 async def connect_unix(path: str) -> Connection:
     """A connection to a socket of the file system. Raises as `connect` does."""
-    return cast("Connection", (await asyncio.get_running_loop().create_unix_connection(Connection, path))[1])
+    _, connection = await asyncio.get_running_loop().create_unix_connection(Connection, path)
+    return connection

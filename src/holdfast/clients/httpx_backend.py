@@ -15,6 +15,7 @@ from holdfast.clients import httpx_asyncio
 from holdfast.clients.exchange import wrote
 from holdfast.clients.httpx_errors import Core
 from holdfast.net.clamp import alone
+from holdfast.net.dns import AddressInfo
 from holdfast.net.sockets import receive_plain, receive_tls, sendall_plain
 
 # Between attempts on a host's addresses, as in holdfast.net.
@@ -188,10 +189,11 @@ class AsyncBackend:
         import trio
 
         began = trio.current_time()
-        with self._core.connecting, trio.move_on_after(math.inf if timeout is None else timeout) as looking_up:
-            # trio will ask again, and be answered at once: what hangs, hangs in our threads, and not in its 40.
+        # trio will ask again, and be answered at once: what hangs, hangs in our threads, and not in its 40.
+        found: list[AddressInfo] = []
+        with self._core.connecting, trio.move_on_after(math.inf if timeout is None else timeout):
             found = await net.agetaddrinfo(host, port, 0, net.STREAM)
-        if looking_up.cancelled_caught:
+        if not found:
             raise self._core.library.ConnectTimeout(f"no address of {host} in {timeout} s")
         address = str(found[0][4][0]) if len(found) == 1 else host
         left = None if timeout is None else max(0.0, timeout - (trio.current_time() - began))

@@ -5,6 +5,7 @@ httpx2 has httpx's classes under names of its own, so here they are what the giv
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -16,9 +17,12 @@ from holdfast.clients.exchange import FAILURE_BODY, Exchange, Policies, is_failu
 from holdfast.clients.httpx_backend import AsyncBackend, Backend
 from holdfast.clients.httpx_bodies import AsyncLent, AsyncRest, Lent, Rest, over
 from holdfast.clients.httpx_errors import Core
-from holdfast.deadlines import Deadline, ambient
+from holdfast.deadlines import Deadline
 from holdfast.drivers import aio, clock, threads
 from holdfast.policy import Policy
+
+# Addresses that are kept in the form that the library takes them apart into, which takes it a twentieth of a request.
+_ADDRESSES = 512
 
 _BUFFERED = "holdfast.buffered"
 # On a transport: what is written below it is noticed.
@@ -49,6 +53,11 @@ class Library:
         self.ours = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.StreamError, httpx.CookieConflict)
         self.unsent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)  # raised before anything was sent
         self.jar = over(httpx.Cookies, _QuietJar)
+        self._parsed = functools.lru_cache(_ADDRESSES)(httpx.URL)  # they do not change
+
+    def url(self, url: Any) -> Any:
+        """The URL, taken apart."""
+        return self._parsed(url) if type(url) is str else url
 
     def raise_ours(self, error: Exception, request: Any, exchange: Exchange) -> None:
         """Raise the error that is ours and the library's both, where `error` is ours; return where it is not."""
@@ -108,6 +117,11 @@ class _Calls:
 
         if exchange.call is not None:
             response.stream = over(base, body)(response.stream, exchange, exchange.call, translate)
+
+    def _keep(self, response: Any, stream: Any, chunks: list[bytes]) -> None:
+        response.stream = self._library.httpx.ByteStream(b"".join(chunks))
+        if getattr(stream, "elapsed", None) is not None:  # httpx2 asks its streams
+            response.elapsed = stream.elapsed
 
 
 class Calls(_Calls):
@@ -187,7 +201,7 @@ class Calls(_Calls):
             stream.close()
             raise
         stream.close()
-        response.stream = self._library.httpx.ByteStream(b"".join(chunks))
+        self._keep(response, stream, chunks)
         return True
 
 
@@ -242,7 +256,7 @@ class AsyncCalls(_Calls):
             await stream.aclose()
             raise
         await stream.aclose()
-        response.stream = self._library.httpx.ByteStream(b"".join(chunks))
+        self._keep(response, stream, chunks)
         return True
 
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import requests
 import requests.adapters
+import requests.cookies
 import urllib3.exceptions
 from requests import exceptions
 
@@ -144,7 +145,7 @@ class Adapter(requests.adapters.HTTPAdapter):
         again, rewind = repeatable(request.body)
         _name(request)
         exchange = Exchange(request.method or "", request.headers, again, _OURS)
-        plan = self._policies.plan(_host(request.url))
+        plan = self._policies.only or self._policies.plan(_host(request.url))
         given = pools.TIMEOUTS if timeout is None else timeout
         try:
             response = threads.run(plan, self._attempt, (exchange, rewind, request, stream, given, verify, cert, proxies), {}, exchange)
@@ -194,6 +195,14 @@ def _read_failure(response: requests.Response) -> bool:
         raise exceptions.SSLError(error, request=response.request) from error
 
 
+class _QuietJar(requests.cookies.RequestsCookieJar):
+    """Cookies that are looked for where there are some: the parser of cookies takes its time to find none."""
+
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        if response.info().get("Set-Cookie") is not None or response.info().get("Set-Cookie2") is not None:
+            super().extract_cookies(response, request)
+
+
 class Session(requests.Session):
     """`requests.Session` behind a policy.
 
@@ -206,13 +215,14 @@ class Session(requests.Session):
     def __init__(self, policy: Policy | Mapping[str, Policy] | None = None) -> None:
         super().__init__()
         self._policies = Policies(policy)
+        self.cookies = _QuietJar()
         adapter = Adapter(policy)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
         """See requests. The policy's deadline is for all of it: redirects, authentication, attempts and the body."""
-        token = ambient.set(whole_call(self._policies.plan(_host(request.url))))
+        token = ambient.set(whole_call(self._policies.only or self._policies.plan(_host(request.url))))
         try:
             return super().send(request, **options)
         finally:

@@ -4,7 +4,6 @@ obey the deadline of their call for as long as they are read.
 
 from __future__ import annotations
 
-import http.client
 import io
 import socket
 import ssl
@@ -19,9 +18,12 @@ from urllib3.response import HTTPResponse
 
 from holdfast import net
 from holdfast.clients.exchange import FAILURE_BODY, Exchange, finish, running, wrote
-from holdfast.deadlines import Deadline, ambient
+from holdfast.clients.urllib3_answer import Answer
+from holdfast.deadlines import ambient
 from holdfast.drivers import clock
 from holdfast.flow import Call
+from holdfast.net.clamp import alone
+from holdfast.net.sockets import sendall_plain
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict
 
 _PIECE = 16 * 1024
@@ -29,54 +31,10 @@ _PIECE = 16 * 1024
 _GRAIN = 1e-3
 
 
-class _Wire(socket.SocketIO):
-    """What a response is read from; once the response was handed on, under the deadline of its call, wherever and however it is read."""
-
-    limit: Deadline | None = None
-    ended = False
-
-    def readinto(self, b: Any) -> int | None:
-        limit = self.limit
-        if limit is not None:
-            around = ambient.get()
-            if around is None or limit.at < around.at:
-                token = ambient.set(limit)
-                try:
-                    return super().readinto(b)
-                finally:
-                    ambient.reset(token)
-        read = super().readinto(b)
-        if read == 0:
-            self.ended = True
-        return read
-
-
-class _Response(http.client.HTTPResponse):
-    wire: _Wire
-
-    def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
-        super().__init__(sock, *args, **options)
-        self.wire = self.fp.raw  # type: ignore[assignment]
-        self.wire.__class__ = _Wire  # what `makefile` makes has no hook
-
-    def begin(self) -> None:
-        super().begin()
-        if self.wire.ended:  # http.client takes half of the headers for all of them
-            raise http.client.RemoteDisconnected("the connection ended in the middle of the headers")
-
-    def _read_status(self) -> tuple[Any, int, str]:
-        # http.client skips 100 only, and takes another interim response (RFC 9110, 15.2) for the answer.
-        while True:
-            version, status, reason = super()._read_status()  # type: ignore[misc]
-            if not (http.client.SWITCHING_PROTOCOLS < status < http.client.OK):
-                return version, status, reason
-            http.client.parse_headers(self.fp)
-
-
 class HTTPConnection(urllib3.connection.HTTPConnection):
     """A connection whose every operation obeys the ambient deadline."""
 
-    response_class = _Response
+    response_class = Answer
     timeout: float | None
 
     def _new_conn(self) -> socket.socket:
@@ -109,7 +67,10 @@ class HTTPConnection(urllib3.connection.HTTPConnection):
         if self.sock is None and self.auto_open:
             self.connect()
         wrote()
-        super().send(data)
+        if type(data) is bytes and type(self.sock) is net.Socket and self.debuglevel == 0:
+            alone(self.sock, self.timeout, sendall_plain, data)
+        else:
+            super().send(data)
 
 
 class HTTPSConnection(HTTPConnection, urllib3.connection.HTTPSConnection):
@@ -220,7 +181,7 @@ class Lent(HTTPResponse):
 def lend(response: Any, call: Call, exchange: Exchange, translate: Translate) -> None:
     """Hand on a response that is still to be read."""
     answer = getattr(response, "_original_response", None)
-    if type(response) is not HTTPResponse or not isinstance(answer, _Response):
+    if type(response) is not HTTPResponse or not isinstance(answer, Answer):
         call.close(SUCCESS, clock.now())  # somebody else's response: nobody would tell when it ends
         return
     answer.wire.limit = call.deadline
