@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from holdfast.replay.report import axes, bands, charts, marks, numbers, text
@@ -195,3 +196,39 @@ def lab(colour: str, matrix: tuple[tuple[float, ...], ...]) -> tuple[float, floa
 def test_what_must_be_told_apart_can_be_by_everybody(theme, deficiency, one, other, least):
     matrix = DEFICIENCIES[deficiency]
     assert math.dist(lab(COLOURS[one][theme], matrix), lab(COLOURS[other][theme], matrix)) >= least
+
+
+figures = st.one_of(st.floats(-1e15, 1e15), st.sampled_from([math.nan, math.inf, -math.inf]))
+measured = st.one_of(st.none(), figures, st.integers(-(10**12), 10**12), st.text(max_size=20))
+series = st.builds(
+    Series,
+    name=st.sampled_from(["", "S2S", "client", "x" * 90]),
+    run=st.sampled_from(["", "unprotected", "protected", "a", "b", "c", "d"]),
+    points=st.lists(st.tuples(st.one_of(figures, st.text(max_size=20)), measured), max_size=8),
+)
+moments = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e6, max_value=1e6)
+happened = st.builds(Mark, at=moments, label=st.text(max_size=50), until=st.one_of(st.none(), moments))
+any_chart = st.builds(
+    Chart,
+    title=st.text(max_size=20),
+    unit=st.text(max_size=20),
+    kind=st.sampled_from(["line", "bars", "band"]),
+    series=st.lists(series, max_size=6),
+    marks=st.lists(happened, max_size=4),
+    logarithmic=st.booleans(),
+    note=st.text(max_size=20),
+)
+
+
+@settings(max_examples=40, phases=[Phase.generate, Phase.shrink])
+@given(any_chart)
+def test_whatever_was_measured_can_be_drawn_described_and_listed(chart):
+    drawing = charts.draw(chart, key="any", runs=["unprotected", "protected"])
+    for written in (drawing.wide, drawing.narrow):
+        root = ET.fromstring(written)
+        for place in re.findall(r'(?:x|y|d|viewBox)="([^"]*)"', written):
+            assert "nan" not in place
+            assert "inf" not in place
+        assert root.get("role") == "img"
+    assert charts.description(chart)
+    assert all(len(row) == 1 + len(chart.series) for row in numbers.rows(chart))

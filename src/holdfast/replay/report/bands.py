@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from holdfast.replay.report import axes, marks, text
 from holdfast.replay.report.canvas import TIME_AXIS, Panel, Sheet, time_axis
-from holdfast.replay.report.numbers import label
+from holdfast.replay.report.numbers import label, timed
 from holdfast.replay.report.palette import STATES, Style
 from holdfast.replay.results import Chart, Series
 
@@ -26,7 +26,7 @@ class Stay:
 
 def stays(series: Series, end: float) -> list[Stay]:
     """The states of a band, one after the other; the last lasts until the chart's end or a None."""
-    points = sorted(((x, y) for x, y in series.points if not isinstance(x, str)), key=lambda point: point[0])
+    points = sorted(timed(series), key=lambda point: point[0])
     found: list[Stay] = []
     for number, (begin, state) in enumerate(points):
         until = points[number + 1][0] if number + 1 < len(points) else end
@@ -40,7 +40,7 @@ def stays(series: Series, end: float) -> list[Stay]:
 
 def draw(chart: Chart, styles: Mapping[str, Style], width: float) -> Sheet:
     """The chart, `width` pixels wide."""
-    moments = [float(x) for one in chart.series for x, _ in one.points if not isinstance(x, str)]
+    moments = [x for one in chart.series for x, _ in timed(one)]
     moments += [at for mark in chart.marks for at in (mark.at, mark.until) if at is not None]
     time = axes.seconds(moments, most=8 if width > 500 else 4)
     margin = 12.0  # half of a tick's label

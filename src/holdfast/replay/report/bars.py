@@ -9,7 +9,7 @@ from holdfast.replay.report import axes, text
 from holdfast.replay.report.canvas import HEADING, Panel, Sheet, heading
 from holdfast.replay.report.numbers import finite, in_words
 from holdfast.replay.report.palette import Style
-from holdfast.replay.results import Chart, Series
+from holdfast.replay.results import Chart, Figure, Series
 
 _BAR, _BETWEEN, _GROUPS = 13.0, 3.0, 11.0  # px: a bar, the gap to the next, the gap to the next category
 _KEY = 24.0  # px that the key takes
@@ -46,7 +46,7 @@ def draw(chart: Chart, styles: Mapping[str, Style], width: float) -> Sheet:
     left = max((text.width(one) for label in labels.values() for one in label), default=0.0) + 8
     values = [number for one in chart.series for _, y in one.points if (number := finite(y)) is not None]
     scale = axes.logarithmic(values) if chart.logarithmic else axes.linear(values)
-    right = max((text.width(in_words(y)) for one in chart.series for _, y in one.points), default=0.0) + 8
+    right = max((text.width(_said(y, width)) for one in chart.series for _, y in one.points), default=0.0) + 8
     key = _Key([one.run for one in chart.series if one.run], styles, width)
     heights = [(group.rows(lines) or [("", 0.0, 40.0)])[-1] for group in groups]
     talls = [top + tall + 6 for _, top, tall in heights]
@@ -112,11 +112,15 @@ def _category(
     top = middle - (len(bars) * (_BAR + _BETWEEN) - _BETWEEN) / 2
     for number, (series, category) in enumerate(bars):
         y = top + number * (_BAR + _BETWEEN)
-        said: float | str | None = next((value for x, value in series.points if str(x) == category), None)
+        said: Figure = next((value for x, value in series.points if str(x) == category), None)
         value = finite(said)
         end = panel.left
         if value is not None and (value > 0 or not panel.x.logarithmic):
             zero = panel.left if panel.x.logarithmic else panel.across(0.0)
             end = max(panel.across(value), zero)
             sheet.bar(min(panel.across(value), zero), y, abs(panel.across(value) - zero), _BAR, styles[series.run])
-        sheet.words(end + 6, y + 11, "no data" if said is None else in_words(said), colour=styles[series.run].colour)
+        sheet.words(end + 6, y + 11, _said(said, sheet.width), colour=styles[series.run].colour)
+
+
+def _said(value: Figure, width: float) -> str:
+    return "no data" if value is None else text.shortened(in_words(value), width * 0.25)

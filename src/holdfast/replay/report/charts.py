@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class Drawing:
 @contextmanager
 def ready() -> Iterator[None]:
     """Within it matplotlib draws by our settings, whatever the user's own are."""
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the reader's browser has the font
         mpl.rcdefaults()
         for name, value in SETTINGS.items():
             mpl.rcParams[name] = value

@@ -11,7 +11,7 @@ from typing import TypedDict
 from holdfast.replay.report import axes, marks, text
 from holdfast.replay.report.axes import Axis
 from holdfast.replay.report.canvas import HEADING, TIME_AXIS, Panel, Sheet, heading, time_axis
-from holdfast.replay.report.numbers import finite
+from holdfast.replay.report.numbers import finite, timed
 from holdfast.replay.report.palette import OTHERS, PROTECTED, REFERENCE, UNPROTECTED, Style
 from holdfast.replay.results import Chart, Series
 
@@ -35,7 +35,7 @@ class Drawn:
     @property
     def points(self) -> list[tuple[float, float]]:
         """Numbers to draw; a gap is NaN."""
-        return [(float(x), math.nan if (number := finite(y)) is None else number) for x, y in self.series.points if not isinstance(x, str)]
+        return [(x, math.nan if (number := finite(y)) is None else number) for x, y in timed(self.series)]
 
 
 def draw(chart: Chart, styles: Mapping[str, Style], width: float) -> Sheet:

@@ -74,13 +74,18 @@ def finite(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
+def timed(series: Series) -> list[tuple[float, Figure]]:
+    """The points whose x is a moment."""
+    return [(moment, y) for x, y in series.points if (moment := finite(x)) is not None]
+
+
 def rows(chart: Chart) -> list[list[str]]:
     """The chart's numbers, one row per moment or category, one column per series; a long time is shown at ROWS moments."""
     if chart.kind == "bars":
         names = list(dict.fromkeys(str(x) for series in chart.series for x, _ in series.points))
         tables = [{str(x): y for x, y in series.points} for series in chart.series]
         return [[name, *(in_words(table.get(name)) for table in tables)] for name in names]
-    moments = sorted({x for series in chart.series for x, _ in series.points if finite(x) is not None and not isinstance(x, str)})
+    moments = sorted({x for series in chart.series for x, _ in timed(series)})
     if len(moments) > ROWS:
         step = (len(moments) - 1) / (ROWS - 1)
         moments = [moments[round(number * step)] for number in range(ROWS)]
@@ -90,7 +95,7 @@ def rows(chart: Chart) -> list[list[str]]:
 
 def _at(series: Series, moments: Sequence[float], *, held: bool) -> list[str]:
     """What a series was at each moment: its last point since the moment before, or since ever for a state, which holds."""
-    points = sorted(((x, y) for x, y in series.points if not isinstance(x, str)), key=lambda point: point[0])
+    points = sorted(timed(series), key=lambda point: point[0])
     times = [x for x, _ in points]
     found, before = [], 0
     for moment in moments:
