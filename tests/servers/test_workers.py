@@ -1,15 +1,17 @@
 """Worker pools as figures: real pools, looked at from outside."""
 
+import contextlib
 import http.client
 import os
 import signal
+import socket
 import threading
 import time
 
 import pytest
 from serving import eventually, serve
 
-from holdfast.servers import Workers, scoreboard, workers
+from holdfast.servers import Workers, kernel, scoreboard, workers
 from holdfast.servers.gunicorn import pool_name
 
 WSGI = """
@@ -223,3 +225,17 @@ def test_gunicorns_process_name_becomes_a_pools_name():
     assert pool_name("app:app") == "app.app"
     assert pool_name("shop.wsgi:create_app('x')") == "shop.wsgi.create_app..x.."
     assert pool_name("::") == "gunicorn"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_the_kernel_tells_the_same_in_both_ways(address, monkeypatch):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as listener, contextlib.ExitStack() as clients:
+        for _ in range(3):
+            clients.enter_context(socket.create_connection(listener.getsockname()[:2]))
+        mine = {kernel.inode(listener)}
+        assert kernel.accept_queue(mine) == 3
+        assert kernel.own_listeners() == list(mine)
+        monkeypatch.delattr(socket, "AF_NETLINK")  # a sandbox may have none
+        assert kernel.accept_queue(mine) == 3
+        assert kernel.own_listeners() == list(mine)
