@@ -144,6 +144,12 @@ def hostile(dice: random.Random) -> Incident:
             ],
         ),
         Chart(title="Dense", unit="ms", kind="line", series=[Series(name="latency", run="nothing", points=dense)]),
+        Chart(
+            title="Many runs",
+            unit="ms",
+            kind="line",
+            series=[Series(name="latency", run=f"{run} of the many runs that are compared", points=noisy(dice, 20)) for run in range(7)],
+        ),
         Chart(title="One moment", unit="ms", kind="line", series=[Series(name="latency", run="nothing", points=[(0.0, -3.0)])]),
     ]
     return Incident(

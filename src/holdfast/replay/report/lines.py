@@ -46,14 +46,15 @@ def draw(chart: Chart, styles: Mapping[str, Style], width: float) -> Sheet:
     moments += [at for mark in chart.marks for at in (mark.at, mark.until) if at is not None]
     time = axes.seconds(moments, most=8 if width > 500 else 4)
     left = max((text.width(label) for scale in scales for label in scale.labels), default=0.0) + 8
-    labels = [_label(line, width) for _, lines in panels for line in lines]
-    right = max((text.width(one) for label in labels for one in label), default=0.0) + 16
+    labels = [[_label(line, width) for line in lines] for _, lines in panels]
+    right = max((text.width(one) for beside in labels for label in beside for one in label), default=0.0) + 16
     plot = width - left - right
     across = [left + plot * time.share(mark.at) for mark in chart.marks]
     placed = marks.place(chart.marks, across, left, width)
     tall = min((220.0 if width > 500 else 180.0) if len(panels) == 1 else 140.0, _PLOTS / len(panels))
     if not any(math.isfinite(y) for _, lines in panels for line in lines for _, y in line.points):
         tall = 60.0
+    tall = max(tall, *(sum(len(label) for label in beside) * text.LINE for beside in labels))
     tops = [number * (HEADING + tall + 12) + HEADING + marks.height(placed) for number in range(len(panels))]
     sheet = Sheet(width, tops[-1] + tall + TIME_AXIS)
     made = [sheet.panel(left, top, plot, tall, time, scale) for top, scale in zip(tops, scales, strict=True)]
