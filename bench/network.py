@@ -1,6 +1,8 @@
 """What a client behind a policy, and `install()` without a deadline, cost on a healthy loopback.
 
-The server is a process of its own, so that it does not share the interpreter with what is measured.
+The server is a process of its own, so that it does not share the interpreter with what is measured: an asyncio protocol that answers as
+soon as it has seen the end of the headers, with a small JSON document or with one byte. A heavier server would hide what a client costs.
+Beside each client its own peer: httpx-retries, aiohttp-retry, urllib3's `Retry` below requests and urllib3.
 """
 
 from __future__ import annotations
@@ -12,25 +14,40 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import aiohttp
 import httpx
 import requests
+import urllib3
+from aiohttp_retry import ExponentialRetry, RetryClient
+from httpx_retries import RetryTransport
+from requests.adapters import HTTPAdapter
 
 import holdfast
 import holdfast.clients.aiohttp
 import holdfast.clients.httpx
 import holdfast.clients.requests
+import holdfast.clients.urllib3
+from holdfast import Policy, Retry
 from measure import Effort, Figure, Timed, fastest
 from subjects import five
 
 REQUESTS = 20  # for one measurement
+TASKS = 20  # that share a client, where many do
+WARM = 50
+ROUNDS = 120
+BAR = 1 / 0.95
 PINGS = 200
 PING_ROUNDS = 60
 
+JSON = '{"id": 17, "name": "tax", "rate": 0.19, "lines": [1, 2, 3], "note": "' + "x" * 200 + '"}'
 SERVER = """
 import asyncio, sys
+body = sys.argv[1].encode()
+head = b"HTTP/1.1 200 OK\\r\\nContent-Type: application/json\\r\\nDate: Mon, 23 Nov 2026 21:00:00 GMT\\r\\nServer: bench\\r\\n"
+answer = head + b"Content-Length: %d\\r\\n\\r\\n%b"
 class Answer(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport, self.got = transport, b""
@@ -38,7 +55,7 @@ class Answer(asyncio.Protocol):
         self.got += data
         while b"\\r\\n\\r\\n" in self.got:
             self.got = self.got.partition(b"\\r\\n\\r\\n")[2]
-            self.transport.write(b"HTTP/1.1 200 OK\\r\\nContent-Type: text/plain\\r\\nContent-Length: 2\\r\\n\\r\\nok")
+            self.transport.write(answer % (len(body), body))
 async def main():
     server = await asyncio.get_running_loop().create_server(Answer, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -56,74 +73,126 @@ with socket.create_server(("127.0.0.1", 0)) as listener:
 """
 
 
+Gets = dict[str, Callable[[], Any]]
+
+
 def figures(effort: Effort) -> Iterator[Figure]:
-    with _process(SERVER) as port:
-        url = f"http://127.0.0.1:{port}/"
-        rounds = effort.times(120)
-        with httpx.Client(timeout=10.0) as bare, holdfast.clients.httpx.Client(policy=five()) as ours:
-            yield _slower("httpx", fastest(rounds, [_blocking(bare.get, url), _blocking(ours.get, url)]))
-        with requests.Session() as bare_session, holdfast.clients.requests.Session(policy=five()) as our_session:
-            bare_session.trust_env = our_session.trust_env = False
-            yield _slower("requests", fastest(rounds, [_blocking(bare_session.get, url), _blocking(our_session.get, url)]))
-        with asyncio.Runner() as runner:
-            yield _slower("async httpx", runner.run(_async_httpx(runner, url)).run(rounds))
-            yield _slower("aiohttp", runner.run(_aiohttp(runner, url)).run(rounds))
+    for size, text in (("small JSON", JSON), ("1 byte", "x")):
+        with _process(SERVER, text) as port:
+            url = f"http://127.0.0.1:{port}/tax/17"
+            for measure in (_httpx, _requests, _urllib3):
+                yield from measure(effort, url, size)
+            with asyncio.Runner() as runner:
+                for measure_async in (_async_httpx, _aiohttp):
+                    yield from measure_async(effort, runner, url, size)
     yield _ping(effort)
 
 
-def _slower(what: str, seconds: list[float]) -> Figure:
-    bare, ours = seconds
-    return Figure(f"{what}: seconds per request behind the five / bare", ours / bare, 1 / 0.95)
+def two() -> Policy:
+    return Policy("orders", deadline=2.0, retry=Retry())
 
 
-def _blocking(get: Callable[[str], Any], url: str) -> Timed:
-    for _ in range(50):
-        get(url)
+def _rows(client: str, size: str, names: list[str], seconds: list[float]) -> Iterator[Figure]:
+    """A row for each beside the first, which is bare; ours also beside the peer, which is the last."""
+    bare, peer = seconds[0], seconds[-1]
+    for name, took in zip(names[1:-1], seconds[1:-1], strict=True):
+        yield Figure(f"{client}, {size}: seconds per request behind {name} / bare", took / bare, BAR)
+        yield Figure(f"{client}, {size}: the same / {names[-1]}", took / peer, 1.0)
+    yield Figure(f"{client}, {size}: {names[-1]} / bare", peer / bare)
+
+
+def _compare(effort: Effort, client: str, size: str, gets: Gets) -> Iterator[Figure]:
+    timed = [_blocking(get) for get in gets.values()]
+    yield from _rows(client, size, list(gets), fastest(effort.times(ROUNDS), timed))
+
+
+def _blocking(get: Callable[[], Any]) -> Timed:
+    for _ in range(WARM):
+        get()
 
     def timed() -> float:
         began = time.perf_counter()
         for _ in range(REQUESTS):
-            get(url)
+            get()
         return time.perf_counter() - began
 
     return timed
 
 
-class _Pair:
-    """A bare async client and ours, in the runner's loop."""
-
-    def __init__(self, runner: asyncio.Runner, gets: list[Callable[[], Any]], clients: list[Any]) -> None:
-        self._runner = runner
-        self._gets = gets
-        self._clients = clients
-
-    def run(self, rounds: int) -> list[float]:
-        try:
-            for get in self._gets:
-                self._runner.run(_many(get, 50))
-            return fastest(rounds, [self._timed(get) for get in self._gets])
-        finally:
-            for client in self._clients:
-                self._runner.run((getattr(client, "aclose", None) and client.aclose()) or client.close())
-
-    def _timed(self, get: Callable[[], Any]) -> Timed:
-        return lambda: self._runner.run(_many(get, REQUESTS))
+def _httpx(effort: Effort, url: str, size: str) -> Iterator[Figure]:
+    make = holdfast.clients.httpx.Client
+    with (
+        httpx.Client(timeout=10.0) as bare,
+        make(policy=five()) as ours,
+        make(policy=two()) as light,
+        httpx.Client(timeout=10.0, transport=RetryTransport()) as peer,
+    ):
+        clients = {"bare": bare, "the five": ours, "deadline and retry": light, "httpx-retries": peer}
+        yield from _compare(effort, "httpx", size, {name: partial(client.get, url) for name, client in clients.items()})
 
 
-async def _many(get: Callable[[], Any], number: int) -> float:
+def _requests(effort: Effort, url: str, size: str) -> Iterator[Figure]:
+    make = holdfast.clients.requests.Session
+    with requests.Session() as bare, make(policy=five()) as ours, make(policy=two()) as light, requests.Session() as peer:
+        peer.mount("http://", HTTPAdapter(max_retries=urllib3.Retry(3)))
+        clients = {"bare": bare, "the five": ours, "deadline and retry": light, "urllib3 Retry": peer}
+        yield from _compare(effort, "requests", size, {name: partial(client.get, url) for name, client in clients.items()})
+
+
+def _urllib3(effort: Effort, url: str, size: str) -> Iterator[Figure]:
+    make = holdfast.clients.urllib3.PoolManager
+    with urllib3.PoolManager(retries=False) as bare, make(policy=five()) as ours, make(policy=two()) as light:
+        peer = urllib3.PoolManager(retries=urllib3.Retry(3))
+        clients = {"bare": bare, "the five": ours, "deadline and retry": light, "urllib3 Retry": peer}
+        yield from _compare(effort, "urllib3", size, {name: partial(client.request, "GET", url) for name, client in clients.items()})
+        peer.clear()
+
+
+def _compare_async(effort: Effort, runner: asyncio.Runner, client: str, size: str, gets: Gets) -> Iterator[Figure]:
+    for get in gets.values():
+        runner.run(_many(get, WARM))
+    for tasks in (1, TASKS):
+        timed = [partial(_timed, runner, get, tasks) for get in gets.values()]
+        name = client if tasks == 1 else f"{client}, {tasks} tasks"
+        yield from _rows(name, size, list(gets), fastest(effort.times(ROUNDS), timed))
+
+
+def _timed(runner: asyncio.Runner, get: Callable[[], Any], tasks: int) -> float:
+    async def all_of_them() -> None:
+        await asyncio.gather(*(_many(get, REQUESTS // tasks * (1 if tasks == 1 else 5)) for _ in range(tasks)))
+
     began = time.perf_counter()
-    for _ in range(number):
-        await get()
+    runner.run(all_of_them())
     return time.perf_counter() - began
 
 
-async def _async_httpx(runner: asyncio.Runner, url: str) -> _Pair:
-    bare, ours = httpx.AsyncClient(timeout=10.0), holdfast.clients.httpx.AsyncClient(policy=five())
-    return _Pair(runner, [lambda: bare.get(url), lambda: ours.get(url)], [bare, ours])
+async def _many(get: Callable[[], Any], number: int) -> None:
+    for _ in range(number):
+        await get()
 
 
-async def _aiohttp(runner: asyncio.Runner, url: str) -> _Pair:
-    bare, ours = aiohttp.ClientSession(), holdfast.clients.aiohttp.ClientSession(policy=five())
+def _async_httpx(effort: Effort, runner: asyncio.Runner, url: str, size: str) -> Iterator[Figure]:
+    make = holdfast.clients.httpx.AsyncClient
+    clients = {
+        "bare": httpx.AsyncClient(timeout=10.0),
+        "the five": make(policy=five()),
+        "deadline and retry": make(policy=two()),
+        "httpx-retries": httpx.AsyncClient(timeout=10.0, transport=RetryTransport()),
+    }
+    yield from _compare_async(effort, runner, "async httpx", size, {name: partial(client.get, url) for name, client in clients.items()})
+    for client in clients.values():
+        runner.run(client.aclose())
+
+
+def _aiohttp(effort: Effort, runner: asyncio.Runner, url: str, size: str) -> Iterator[Figure]:
+    async def opened() -> dict[str, Any]:
+        make = holdfast.clients.aiohttp.ClientSession
+        return {
+            "bare": aiohttp.ClientSession(),
+            "the five": make(policy=five()),
+            "deadline and retry": make(policy=two()),
+            "aiohttp-retry": RetryClient(retry_options=ExponentialRetry(3)),
+        }
 
     def getting(session: Any) -> Callable[[], Any]:
         async def get() -> bytes:
@@ -132,7 +201,10 @@ async def _aiohttp(runner: asyncio.Runner, url: str) -> _Pair:
 
         return get
 
-    return _Pair(runner, [getting(bare), getting(ours)], [bare, ours])
+    sessions = runner.run(opened())
+    yield from _compare_async(effort, runner, "aiohttp", size, {name: getting(session) for name, session in sessions.items()})
+    for session in sessions.values():
+        runner.run(session.close())
 
 
 def _ping(effort: Effort) -> Figure:
@@ -160,8 +232,8 @@ def _ping(effort: Effort) -> Figure:
 
 
 @contextmanager
-def _process(code: str) -> Iterator[int]:
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def _process(code: str, *arguments: str) -> Iterator[int]:
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield int(process.stdout.readline())
