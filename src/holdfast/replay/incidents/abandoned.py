@@ -27,7 +27,7 @@ from holdfast.servers import workers
 
 TITLE = "Clients give up, the server works on"
 
-WORKERS = 8
+WORKERS = 12
 
 # The article's seconds.
 SLA, PATIENCE = 1.0, 2.0
@@ -152,7 +152,9 @@ def _looked_up(database: PostgresServer) -> tuple[int, int, int]:
             return 0 if row is None else int(row[0])
 
         return (
-            count("SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'"),
+            count(
+                "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            ),
             count("SELECT count(*) FROM orders WHERE NOT EXISTS (SELECT 1 FROM order_lines WHERE order_id = orders.id)"),
             count("SELECT count(*) FROM orders"),
         )
