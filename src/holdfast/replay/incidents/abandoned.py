@@ -152,9 +152,7 @@ def _looked_up(database: PostgresServer) -> tuple[int, int, int]:
             return 0 if row is None else int(row[0])
 
         return (
-            count(
-                "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-            ),
+            count("SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND usename IS NOT NULL"),
             count("SELECT count(*) FROM orders WHERE NOT EXISTS (SELECT 1 FROM order_lines WHERE order_id = orders.id)"),
             count("SELECT count(*) FROM orders"),
         )
@@ -170,18 +168,16 @@ def _work(folder: Path, start: float) -> list[Work]:
 
 
 def _flows(stage: Stage, url: str) -> list[Flow]:
-    patience = stage.seconds(PATIENCE)
-    orders = {"method": "POST", "patience": patience, "again": AGAIN, "pause": stage.seconds(PAUSE)}
+    patience, pause = stage.seconds(PATIENCE), stage.seconds(PAUSE)
+
+    def orders(name: str, customer: str, rate: float, begin: float) -> Flow:
+        path = f"{url}/orders/{customer}-{{n}}/{{id}}"
+        return Flow(name=name, url=path, rate=rate, method="POST", patience=patience, again=AGAIN, pause=pause, begin=begin)
+
     return [
         Flow(name="browsing", url=f"{url}/items/42", rate=stage.rate(ITEM_RATE), patience=patience),
-        Flow(name="quick orders", url=f"{url}/orders/quick-{{n}}/{{id}}", rate=stage.rate(ORDER_RATE), **orders),
-        Flow(
-            name="slow orders",
-            url=f"{url}/orders/slow-{{n}}/{{id}}",
-            rate=stage.rate(SLOW_RATE),
-            begin=stage.seconds(STORM_FROM),
-            **orders,
-        ),
+        orders("quick orders", "quick", stage.rate(ORDER_RATE), 0.0),
+        orders("slow orders", "slow", stage.rate(SLOW_RATE), stage.seconds(STORM_FROM)),
     ]
 
 
