@@ -14,18 +14,21 @@ It is an `aio_pika.Connection`, not a robust one: that connects again by itself,
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
+from contextvars import Context, copy_context
 from typing import Any, cast
 
 from holdfast import errors
 from holdfast.clients.amqp.judging import judge
 from holdfast.clients.amqp.liveness import Liveness
 from holdfast.clients.operation import Guarding, as_kind, refusal_kind
+from holdfast.deadlines import ambient
 from holdfast.drivers import clock
 from holdfast.net import agetaddrinfo, interleave
 from holdfast.policy import Policy
-from holdfast.scope import deadline, remaining
+from holdfast.scope import deadline
 from holdfast.validation import Seconds
 
 try:
@@ -96,8 +99,9 @@ async def connect(
     """
     where = checked_url(url)
     liveness = Liveness(dead_after)
+    home = copy_context()
     try:
-        return await Guarding(policy, "amqp", judge).arepeatedly(open_connection, where, liveness, ssl_context)
+        return await Guarding(policy, "amqp", judge).arepeatedly(open_connection, where, liveness, ssl_context, home)
     except errors.DeadlineExceeded as cut:
         raise as_kind(DeadlineExceeded, cut) from cut
     except errors.Rejected as refusal:
@@ -146,17 +150,30 @@ class Connection(aio_pika.Connection):
             self._stream.break_off(None)
 
 
-async def open_connection(url: URL, liveness: Liveness, ssl_context: ssl.SSLContext | None) -> Connection:
-    """One attempt to connect."""
+async def open_connection(url: URL, liveness: Liveness, ssl_context: ssl.SSLContext | None, home: Context) -> Connection:
+    """One attempt to connect.
+
+    Args:
+        url: checked.
+        liveness: when the broker counts as dead.
+        ssl_context: None for the system's certificates.
+        home: the context that the connection lives in, and with it every callback of its user's: there, the deadline of connecting
+            must not be the ambient one for ever.
+    """
     connection = Connection(url, liveness, ssl_context)
     try:
-        async with deadline(CONNECT_TIMEOUT):
-            await connection.connect()
-    except BaseException:
+        async with deadline(CONNECT_TIMEOUT) as block:
+            connection._stream.until = clock.now() + block.remaining()
+            home.run(ambient.set, None)
+            await asyncio.get_running_loop().create_task(connection.connect(), context=home)
+    except BaseException as error:
         connection._stream.break_off(None)
         connection._close_called = True
         if not connection._closed.done():  # its finaliser would close it once more, in a task
             connection._closed.set_result(True)
+        if isinstance(error, Exception) and not isinstance(error, (aio_pika.exceptions.AMQPError, OSError, errors.HoldfastError)):
+            # What it sent could not be read, or it sent nothing and closed (StopAsyncIteration).
+            raise aio_pika.exceptions.AMQPConnectionError(f"this is no broker, or it has gone: {error!r}") from error
         raise
     return connection
 
@@ -166,6 +183,7 @@ class _Stream(TransportFactory):
 
     def __init__(self, liveness: Liveness) -> None:
         self.heard = 0.0
+        self.until = math.inf  # when connecting is over
         self._liveness = liveness
         self._reader: asyncio.StreamReader | None = None
         self._transport: asyncio.Transport | None = None
@@ -175,7 +193,7 @@ class _Stream(TransportFactory):
         """See aiormq."""
         loop = asyncio.get_running_loop()
         tls = await options["ssl_context_provider"].get_context() if url.scheme == "amqps" else None
-        sock = await _connect_tcp(cast("str", url.host), cast("int", url.port), self._liveness)
+        sock = await _connect_tcp(cast("str", url.host), cast("int", url.port), self._liveness, self.until)
         reader = self._reader = asyncio.StreamReader(limit=_LIMIT, loop=loop)
         protocol = _Heard(self, reader, loop)
         try:
@@ -227,7 +245,7 @@ class _Writer(asyncio.StreamWriter):
         self.transport.abort()
 
 
-async def _connect_tcp(host: str, port: int, liveness: Liveness) -> socket.socket:
+async def _connect_tcp(host: str, port: int, liveness: Liveness, until: float) -> socket.socket:
     """A connected socket; each address has its share of the time, so that one that swallows everything does not take all of it."""
     addresses = interleave(await agetaddrinfo(host, port, type=socket.SOCK_STREAM))
     failure: OSError | None = None
@@ -237,7 +255,7 @@ async def _connect_tcp(host: str, port: int, liveness: Liveness) -> socket.socke
             sock.setblocking(False)
             for option in liveness.tcp.as_list():
                 sock.setsockopt(*option)
-            async with asyncio.timeout(remaining() / (len(addresses) - number)):
+            async with asyncio.timeout((until - clock.now()) / (len(addresses) - number)):
                 await asyncio.get_running_loop().sock_connect(sock, address)
         except OSError as error:  # TimeoutError is one
             sock.close()

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -103,6 +104,7 @@ class AsyncConsumer:
         self._publisher = AsyncPublisher(url, policy=self._connecting.policy, dead_after=dead_after, ssl_context=ssl_context)
         self._stopping = asyncio.Event()
         self._working: set[asyncio.Task[None]] = set()
+        self._home = Context()
 
     def stop(self) -> None:
         """End `run`, drained."""
@@ -114,6 +116,7 @@ class AsyncConsumer:
         Raises:
             aio_pika.exceptions.AMQPError: the broker refuses us for what we are: credentials, permissions, arguments.
         """
+        self._home = copy_context()
         try:
             with self._signals():
                 while not self._stopping.is_set():
@@ -139,7 +142,7 @@ class AsyncConsumer:
         return None
 
     async def _open(self) -> _Session:
-        connection = await open_connection(self._url, self._connecting.liveness, self._ssl_context)
+        connection = await open_connection(self._url, self._connecting.liveness, self._ssl_context, copy_context())
         session = _Session(connection, self._take)
         try:
             await session.begin(self._settings.queue, self._settings.rules.dead_letter, self._settings.prefetch)
@@ -163,7 +166,8 @@ class AsyncConsumer:
             await session.close()
 
     def _take(self, session: _Session, message: Delivered, tag: int) -> None:
-        task = asyncio.ensure_future(self._handle(session, message, tag))
+        # Not in the context of connecting, whose deadline is over, and of whose policy the handler's calls are no part.
+        task = asyncio.get_running_loop().create_task(self._handle(session, message, tag), context=self._home.copy())
         self._working.add(task)
         task.add_done_callback(self._working.discard)
 
@@ -177,6 +181,7 @@ class AsyncConsumer:
             try:
                 await self._publisher.send(step.message)
             except Exception:
+                await self._wait(self._stopping, _PAUSE)
                 await session.back(tag)
                 return
         await session.done(tag)

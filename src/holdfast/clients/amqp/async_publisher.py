@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from contextvars import copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -136,7 +137,7 @@ class AsyncPublisher:
 
     async def _connect(self) -> AsyncLink:
         try:
-            connection = await open_connection(self._url, self._settings.liveness, self._ssl_context)
+            connection = await open_connection(self._url, self._settings.liveness, self._ssl_context, copy_context())
         except (AMQPError, OSError) as error:
             if isinstance(error, DeadlineExceeded):
                 raise

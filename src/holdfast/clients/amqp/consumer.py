@@ -181,6 +181,7 @@ class Consumer:
             try:
                 self._publisher.send(step.message)
             except Exception:
+                self._stopping.wait(_PAUSE)
                 session.back(tag)
                 return
         session.done(tag)

@@ -18,6 +18,7 @@ _FINAL = frozenset(
         "ProbableAuthenticationError",
     }
 )
+_LOST = "StreamLostError"
 _LIBRARIES = ("pika", "aiormq", "aio_pika", "pamqp")
 
 
@@ -32,7 +33,8 @@ def judge(error: Exception) -> tuple[Verdict, bool]:
     if isinstance(error, Disconnected) and isinstance(error.__cause__, Exception):
         return judge(error.__cause__)
     ours = type(error).__module__.partition(".")[0] in _LIBRARIES
-    if ours and any(kind.__name__ in _FINAL for kind in type(error).__mro__):
+    # pika guesses why a connection was lost before it was open; that it was lost is all that is known.
+    if ours and _LOST not in str(error) and any(kind.__name__ in _FINAL for kind in type(error).__mro__):
         return FAILURE, False
     if ours or isinstance(error, OSError):
         return FAILURE, True

@@ -203,8 +203,10 @@ class Connection(pika.BlockingConnection):  # type: ignore[misc]  # pika has no 
         try:
             loop.activate_poller()
             return self._link_up(configs, impl_class, loop, limit)
-        except BaseException:
+        except BaseException as error:
             loop.close()
+            if isinstance(error, Exception) and not isinstance(error, (pika.exceptions.AMQPError, OSError, errors.HoldfastError)):
+                raise pika.exceptions.AMQPConnectionError(f"this is no broker: {error!r}") from error  # what it sent could not be read
             raise
         finally:
             ambient.reset(token)
