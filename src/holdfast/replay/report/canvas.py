@@ -157,7 +157,8 @@ TIME_AXIS = 38.0  # px that it takes
 
 
 def heading(sheet: Sheet, top: float, name: str, unit: str) -> None:
-    """A panel's name, and its unit in a quieter voice."""
+    """A panel's name, and its unit in a quieter voice, where it is not the name."""
+    unit = "" if unit == name else unit
     room = sheet.width - (text.width(unit) + 8 if unit else 0)
     shown = text.shortened(name, max(room, sheet.width / 2), bold=True) if name else ""
     sheet.words(0, top + 13, shown, bold=True)
