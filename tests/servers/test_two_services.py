@@ -1,7 +1,6 @@
 """What travels with a request through two real services: what is left of its deadline, and its priority."""
 
 import json
-import os
 
 import pytest
 from serving import serve
@@ -79,4 +78,3 @@ def test_work_at_the_end_of_the_chain_stops_with_the_deadline_of_its_beginning(s
 
     assert eventually(lambda: services.notes.exists() and services.notes.read_text(), 2)
     assert float(services.notes.read_text()) < 0.7
-    os.unlink(services.notes)
