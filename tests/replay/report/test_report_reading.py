@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -98,3 +101,15 @@ def test_the_command_says_in_one_line_what_is_wrong_with_the_file(tmp_path, caps
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_command_says_nothing_more_where_there_is_no_home_to_write_to(tmp_path):
+    file = tmp_path / "replay.json"
+    file.write_text(json.dumps(plain()))
+    home = tmp_path / "no-folder"
+    home.write_text("")  # what cannot be made into a folder, also by root
+    environment = {**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    environment.pop("MPLCONFIGDIR", None)
+    command = [sys.executable, "-m", "holdfast.replay.report", str(file)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path / 'report.html'}\n", "")

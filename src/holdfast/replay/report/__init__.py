@@ -5,7 +5,7 @@
 | `page` | `write`: the page, from `page.html.j2` and `page.css` |
 | `charts` | one chart as two drawings: wide, and narrow for phones |
 | `lines` `bars` `bands` | the kinds of charts |
-| `canvas` `axes` `text` | what they share: a sheet counted in pixels, scales with ticks, words and their widths |
+| `canvas` `axes` `marks` `text` | what they share: a sheet in pixels, scales with ticks, what happened when, words and their widths |
 | `svg` | matplotlib's SVG made fit for a page: colours that follow the theme, ids that do not collide |
 | `palette` | the colours of both themes, and how runs are told apart without colour |
 | `numbers` | figures in words, and a chart's numbers as a table |

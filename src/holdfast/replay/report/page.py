@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +12,20 @@ from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 
+from holdfast.replay.report.palette import COLOURS, styles
+from holdfast.replay.results import Chart, Incident, Replay, Skipped
+
 try:
+    # Without a home to write to matplotlib's cache is in a folder that is gone afterwards, and it need not warn of that amid the claims.
+    logging.getLogger("matplotlib").addFilter(lambda record: record.levelno >= logging.ERROR)
+
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     from holdfast.replay.report import charts, numbers
+    from holdfast.replay.report.text import clean
 except ImportError as error:
     raise ImportError("holdfast.replay.report needs the extra: pip install 'holdfast[replay]'") from error
-from holdfast.replay.report.palette import COLOURS, styles
-from holdfast.replay.report.text import clean
-from holdfast.replay.results import Chart, Incident, Replay, Skipped
 
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|ms|s|x|MB)(?![\w]))")
 
