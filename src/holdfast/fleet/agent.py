@@ -282,14 +282,15 @@ class Agent:
             if order is None:
                 continue
             try:
-                self._policy.call(self._store.force, member.name, order[0], order[1])
+                answer = self._policy.call(self._store.force, member.name, order[0], order[1])
+                member.ordered(order[0], protocol.read_state(answer, monotonic(), longest_pause(member.circuit)))
             except BreakerOpen:
                 return
+            except protocol.Malformed as error:
+                self._ignored(member.name, f"an answer: {error}")
             except Exception as error:
                 self._lost(reason(error), self.members.values())
                 return
-            member.ordered(order[0])
-            self._hints.add(member.name)
 
     def _lost(self, why: str, members: Iterable[Member]) -> None:
         for member in list(members):

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _JITTER = 0.2
 # Rounds between two in which the process also clears away what others left behind.
 _SWEEP = 64
-_NOTHING: Report = Report([0, 0, 0], [0, 0, 0], False, False, 0, 0, 0, (0, 0), 0, 0)
+_FORCED = (State.FORCED_OPEN, State.FORCED_CLOSED)
+_NOTHING: Report = Report([0, 0, 0], [0, 0, 0], False, False, 0, 0, 0, (0, 0), (0, 0), 0)
 _NO_ACCOUNT: Account = Account([0, 0], [0, 0], 0, 0)
 
 
@@ -85,7 +86,7 @@ class Member:
         if circuit is not None:
             self.membership = Membership(circuit.config.max_probes)
             state = circuit.state(0.0)
-            if state in (State.FORCED_OPEN, State.FORCED_CLOSED) and known is None:
+            if state in _FORCED and known is None:
                 self.membership.command = state  # somebody forced it before the process joined
             circuit.fleet = self.membership
         if ledger is not None:
@@ -108,7 +109,7 @@ class Member:
         """The question for the next round; None where there is nothing to say and nothing to ask yet."""
         told = self._report(now)
         paid = self._pay(now)
-        saying = (told.ever, told.window[0] > 0, self._is_bad(told), told.shut, told.passed, told.failed_in, told.closed_in, paid.ever)
+        saying = (told.ever, told.window[0] > 0, self._is_bad(told), told.shut, told.passed_in, told.failed_in, told.closed_in, paid.ever)
         busy = told.held or self._had or told.asked or paid.refused or self._back
         if not (busy or hinted or saying != self._said or now >= self._next):
             return None
@@ -185,15 +186,13 @@ class Member:
         if circuit is None:
             return {"passed": 0, "failed": 0}
         config, generation = circuit.config, self.known.generation
-        passed_in, passed = told.passed
-        if generation and told.closed_in == generation:
-            passed = config.probes_to_close
-        elif passed_in != generation:
-            passed = 0
+        passed = told.passed_in[1] if told.passed_in[0] == generation else 0
+        failed = told.failed_in[1] if told.failed_in[0] == generation else 0
         wanted = math.ceil(told.asked * (1.0 if config.health_check else config.probe_share))
         return {
             "passed": passed,
-            "failed": int(generation > 0 and told.failed_in == generation),
+            "failed": failed,
+            "proven": generation > 0 and told.closed_in == generation,
             "jitter": _JITTER * self._rng.random(),
             "running": told.running,
             "held": told.held,
@@ -250,20 +249,27 @@ class Member:
             self._take(ledger, answer.budget, asked)
 
     def _follow(self, circuit: Circuit, state: FleetState) -> None:
-        known, forced = self.known, state.force != "none"
-        if state.stamp > known.stamp:
-            moves = forced or known.generation > 0
+        # Orders and states are each taken where they are later than what is known: answers may come late, from a store that forgot.
+        known = self.known
+        if self.membership.command is not None:
+            return  # what somebody forced here a moment ago is yet to be told
+        ordered, moved = state.stamp > known.stamp, state.generation > known.generation
+        later = state if moved else known
+        later = replace(later, force=(state if ordered else known).force, stamp=max(state.stamp, known.stamp))
+        if later.force != "none":
+            moves, target = ordered, State(later.force)
+        elif ordered:
+            moves, target = known.generation > 0 or later.state == "open" or circuit.state(0.0) in _FORCED, State(later.state)
         else:
-            led = self.membership.followed or known.force != "none"
-            moves = state.generation > known.generation and not forced and (state.state == "open" or bool(led))
-        if moves:
-            target = State(state.force if forced else state.state)
-            if not follow(circuit, self.membership, target, state.ends, state.pause, state.generation, WHY[state.why]):
-                return
-        if state.generation > known.generation:
-            self.known = state if state.stamp >= known.stamp else replace(state, force=known.force, stamp=known.stamp)
-        elif state.stamp > known.stamp:
-            self.known = replace(known, force=state.force, stamp=state.stamp)
+            moves, target = moved and (later.state == "open" or self.membership.followed > 0), State(later.state)
+        if moves and target is State.CLOSED and not ordered and self.membership.failed_in[0] == known.generation:
+            # The others' probes were well and ours was not: it stays open here, and is this process's own from now on.
+            with circuit._lock:
+                self.membership.followed = 0
+            moves = False
+        if moves and not follow(circuit, self.membership, target, later.ends, later.pause, later.generation, WHY[state.why]):
+            return
+        self.known = later
 
     def _take(self, ledger: Ledger, lent: Lent, asked: float) -> None:
         purse, (calls, spent) = self.purse, self._account.ever
@@ -287,8 +293,8 @@ class Member:
         command = self.membership.command
         return ("none" if command is State.CLOSED else command.value), now - self._order_since
 
-    def ordered(self, force: str) -> None:
-        """The fleet was told."""
+    def ordered(self, force: str, state: FleetState) -> None:
+        """The fleet was told of `force`, and answered which state holds now."""
         circuit = self.circuit
         if circuit is None:
             return
@@ -297,6 +303,7 @@ class Member:
             if command is not None and ("none" if command is State.CLOSED else command.value) == force:
                 self.membership.command = None
         self._order_since = math.inf
+        self._follow(circuit, state)
 
     def cut_off(self) -> None:
         """The store cannot be asked: the process goes on with its own counts, and its part of what the fleet had."""

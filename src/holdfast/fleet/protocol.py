@@ -166,12 +166,7 @@ def read(text: object, now: float, open_for_max: float) -> Answer:
     Raises:
         Malformed: it is not one of ours.
     """
-    if not isinstance(text, (bytes, str)) or len(text) > _LONGEST:
-        raise Malformed("it is no text of a usual length")
-    try:
-        whole = _Reader(json.loads(text))
-    except (ValueError, RecursionError):
-        raise Malformed("it is not JSON") from None
+    whole = _open(text)
     breaker, budget = whole.inner("breaker"), whole.inner("budget")
     return Answer(
         state=None if breaker is None else _state(breaker, now, open_for_max),
@@ -184,6 +179,20 @@ def read(text: object, now: float, open_for_max: float) -> Answer:
         forgotten=whole.flag("forgotten"),
         ignored=whole.text("ignored"),
     )
+
+
+def read_state(text: object, now: float, open_for_max: float) -> FleetState:
+    """Check the answer to an order. Arguments and errors are those of `read`."""
+    return _state(_open(text), now, open_for_max)
+
+
+def _open(text: object) -> _Reader:
+    if not isinstance(text, (bytes, str)) or len(text) > _LONGEST:
+        raise Malformed("it is no text of a usual length")
+    try:
+        return _Reader(json.loads(text))
+    except (ValueError, RecursionError):
+        raise Malformed("it is not JSON") from None
 
 
 def _state(breaker: _Reader, now: float, open_for_max: float) -> FleetState:

@@ -90,17 +90,15 @@ class RedisStore:
         self._client.ping()
         return []
 
-    def force(self, policy: str, force: str, age: float = 0.0) -> bool:
-        """Force a breaker of the fleet, or reset it; False where somebody has said otherwise since.
+    def force(self, policy: str, force: str, age: float = 0.0) -> object:
+        """Force a breaker of the fleet, or reset it, unless somebody has said otherwise since; the answer is the state that holds now.
 
         Args:
             policy: its name.
             force: "forced-open", "forced-closed", or "none" to reset it.
             age: seconds since the order was given.
         """
-        order = {"policy": policy, "force": force, "age": round(age * 1000)}
-        answer: object = self._run("force", order)
-        return answer != b"late"
+        return self._run("force", {"policy": policy, "force": force, "age": round(age * 1000)})
 
     def status(self, policy: str) -> dict[str, Any]:
         """What the store knows of a policy, as plain data; milliseconds for times."""

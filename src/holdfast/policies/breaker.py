@@ -349,7 +349,7 @@ class Circuit(Guarded):
         elif state is not State.OPEN:
             self.open_until = _NEVER
         if self.fleet is not None:
-            self.fleet.entered(state is State.HALF_OPEN, self._window.counted() if state is State.CLOSED else None)
+            self.fleet.entered(state in (State.OPEN, State.HALF_OPEN), self._window.counted() if state is State.CLOSED else None)
         if state is State.CLOSED:
             self._window.clear()
             self._all_well = True  # no failure and nothing slow in the window: a success has nothing to weigh

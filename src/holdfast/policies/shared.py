@@ -67,9 +67,9 @@ class Membership:
         self.lent_until = math.inf  # monotonic seconds; infinite where no leases are needed
         self.asked = 0  # how many calls came since a probe was due, and found no lease for it
         self.followed = 0  # the fleet's generation that opened the breaker; 0 where it opened by itself
-        self.failed_in = 0  # the last generation of the fleet in which a probe of ours failed
-        self.closed_in = 0  # and in which our own probes were enough, while we were cut off
-        self.passed_in = (0, 0)  # the last generation in which probes of ours succeeded, and how many
+        self.passed_in = (0, 0)  # the last generation of the fleet in which probes of ours succeeded, and how many
+        self.failed_in = (0, 0)  # and in which they failed
+        self.closed_in = 0  # and in which our own were enough, while we were cut off
         self.command: State | None = None  # what people forced here, and the fleet was not told of yet
         self._ever = [0, 0, 0]
 
@@ -92,14 +92,16 @@ class Membership:
 
     def passed(self) -> bool:
         """A probe succeeded; whether the breaker counts for itself what is enough to close."""
-        generation, before = self.passed_in
-        if self.followed:
-            self.passed_in = (self.followed, before + 1 if generation == self.followed else 1)
+        self.passed_in = self._one_more(self.passed_in)
         return self.cut_off or not self.followed
 
     def failed(self) -> None:
         """A probe failed, and the breaker opens."""
-        self.failed_in = self.followed
+        self.failed_in = self._one_more(self.failed_in)
+
+    def _one_more(self, counted: tuple[int, int]) -> tuple[int, int]:
+        generation, before = counted
+        return (self.followed, before + 1 if generation == self.followed else 1) if self.followed else counted
 
     def closes(self) -> None:
         """The breaker's own probes were enough."""
@@ -132,8 +134,8 @@ class Report(NamedTuple):
     running: int
     held: int
     asked: int
-    passed: tuple[int, int]
-    failed_in: int
+    passed_in: tuple[int, int]
+    failed_in: tuple[int, int]
     closed_in: int
 
 

@@ -87,3 +87,11 @@ local function merge(breaker, ask, was_there)
   breaker.generation = math.max(breaker.generation, 1)
   return forgotten
 end
+
+-- What a process is to know of it.
+local function state_of(breaker)
+  return {
+    generation = breaker.generation, state = breaker.state, left = math.max(0, breaker.ends - now), pause = breaker.pause,
+    why = breaker.why, force = breaker.force, stamp = breaker.stamp,
+  }
+end

@@ -1,6 +1,7 @@
 -- Force the fleet's breaker, or reset it. ARGV: the order in JSON, and the channel on which changes of state are told.
 --
--- An order that comes late (its process was cut off) gives way to one that was given after it.
+-- An order that comes late (its process was cut off) gives way to one that was given after it. The answer is the state that holds
+-- now, in JSON: whoever gave the order knows it from here on, and would put it back into a store that forgot it.
 local order = cjson.decode(ARGV[1])
 local keys = {breaker = KEYS[1], calls = KEYS[2], bad = KEYS[5], shut = KEYS[6]}
 
@@ -8,7 +9,7 @@ local function force()
   local breaker = read_breaker(keys.breaker)
   local given = now - order.age
   if order.age > 0 and breaker.stamp >= given then
-    return 'late'
+    return cjson.encode(state_of(breaker))
   end
   breaker.stamp = math.max(breaker.stamp + 1, given)
   breaker.force = order.force
@@ -17,7 +18,7 @@ local function force()
   write_breaker(keys.breaker, breaker)
   keep(keys.breaker, breaker)
   redis.call('PUBLISH', ARGV[2], order.policy)
-  return 'done'
+  return cjson.encode(state_of(breaker))
 end
 
 local done, outcome = pcall(force)

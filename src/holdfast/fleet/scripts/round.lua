@@ -98,12 +98,12 @@ local function breaker_round(ask, last, answer)
   if breaker.moved then
     redis.call('PUBLISH', ARGV[2], ask.policy)
   end
-  answer.breaker = {
-    generation = breaker.generation, state = breaker.state, left = math.max(0, breaker.ends - now), pause = breaker.pause,
-    why = breaker.why, force = breaker.force, stamp = breaker.stamp, passed = breaker.passed,
-    calls = counts.sums.calls, failures = counts.sums.failures, slow = counts.sums.slow,
-    lent = lend(breaker, rule, ask, ask.member, keys.probes),
-  }
+  local lent = lend(breaker, rule, ask, ask.member, keys.probes)
+  answer.breaker = state_of(breaker)
+  answer.breaker.lent = lent
+  for kind, sum in pairs(counts.sums) do
+    answer.breaker[kind] = sum
+  end
 end
 
 local function round(ask)

@@ -31,8 +31,13 @@ local function vote(key, member, is_so, was_so)
 end
 
 -- What this process's probes found since it last said so. A failed probe opens the breaker for all where a quorum of those that
--- probed failed; of the others it only makes the successes start anew, and the process keeps its own breaker open.
+-- probed failed; of the others it only makes the successes start anew, and the process keeps its own breaker open. Who was cut off, and
+-- had enough successes of its own to close, closes it for all.
 local function settle(breaker, rule, ask, last)
+  if ask.proven then
+    move(breaker, 'closed', 0, 'probes')
+    return
+  end
   local here = last and last.generation == breaker.generation
   local passed = math.max(0, ask.passed - (here and last.passed or 0))
   local failed = ask.failed > (here and last.failed or 0)
@@ -45,7 +50,10 @@ local function settle(breaker, rule, ask, last)
   end
   breaker.passed = breaker.passed + passed
   if failed then
-    breaker.failed, breaker.passed = breaker.failed + 1, 0
+    breaker.passed = 0
+    if not here or last.failed == 0 then
+      breaker.failed = breaker.failed + 1
+    end
     if breaker.failed >= enough(rule.quorum, breaker.probers) then
       local longer = math.floor(math.min(2 * breaker.pause, rule.open_for_max) * (1 - ask.jitter))
       move(breaker, 'open', math.max(longer, rule.open_for), 'probe')
