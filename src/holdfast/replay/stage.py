@@ -49,4 +49,4 @@ class Stage:
 def difference(app: str) -> str:
     """The unified diff of an application of `apps/before` and `apps/after`: the lines that a user would change."""
     old, new = ((APPS / side / f"{app}.py").read_text().splitlines(keepends=True) for side in ("before", "after"))
-    return "".join(difflib.unified_diff(old, new, "without holdfast", "with holdfast"))
+    return "".join(difflib.unified_diff(old, new, f"{app}.py without holdfast", f"{app}.py with holdfast"))
