@@ -63,6 +63,11 @@ class Gunicorn:
     def _all_ready(self) -> bool:
         return len(list(self._folder.glob("ready-*"))) >= self.workers
 
+    def forget_workers(self) -> None:
+        """Before it is started again: none of its workers is there."""
+        for mark in self._folder.glob("ready-*"):
+            mark.unlink()
+
     def cpu_seconds(self) -> float:
         """What master and workers used so far."""
         master = psutil.Process(self.process.pid)
