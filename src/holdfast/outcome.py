@@ -38,6 +38,11 @@ class Reading(Protocol):
     waits, budget and refusals stay the policy's.
     """
 
+    @property
+    def harmless(self) -> bool:
+        """Whether it may be done although it may have been done before; what may not is not hedged."""
+        ...
+
     def error(self, error: Exception, /) -> tuple[Verdict, bool]:
         """How a failure counts, and whether the call may be done again."""
         ...

@@ -31,11 +31,12 @@ class Race:
         plan: the policy, with a hedge.
         now: monotonic seconds.
         outer: the ambient deadline of the caller.
+        alone: whether doing it twice would do harm: no rival is started.
     """
 
     __slots__ = ("_last", "_plan", "_started", "deadline", "running")
 
-    def __init__(self, plan: Plan, now: float, outer: Deadline | None) -> None:
+    def __init__(self, plan: Plan, now: float, outer: Deadline | None, alone: bool = False) -> None:
         budget = plan.deadline
         if budget is not None and (outer is None or now + budget < outer.at):
             self.deadline: Deadline | None = Deadline(now + budget, budget, plan.name, outer)
@@ -44,7 +45,7 @@ class Race:
         if self.deadline is not None and now >= self.deadline.at:
             raise self.deadline.exceeded(now, started=False)
         self._plan = plan
-        self._started = 1
+        self._started = 1 + (cast("Hedge", plan.hedge).extra if alone else 0)
         self._last = now  # when the last attempt began, or was refused by the budget
         self.running = 1
         if plan.budget is not None:

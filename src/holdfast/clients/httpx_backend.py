@@ -7,8 +7,8 @@ import importlib
 import math
 import socket
 import ssl
-from collections.abc import Iterable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, ParamSpec, TypeVar, cast
 
 from holdfast import net
 from holdfast.clients import httpx_asyncio
@@ -23,16 +23,26 @@ _STAGGER = 0.25
 
 Options = Iterable[tuple[Any, ...]]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 class Backend:
     """Blocking connections.
 
     Args:
         core: whose errors they raise.
+        fragile: whether a connection is closed when an operation on it fails. httpcore does that itself, save for SOCKS: a proxy that
+            falls silent in its greeting would leave the connection open.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, fragile: bool = False) -> None:
         self._core = core
+        self._fragile = fragile
+
+    def for_socks(self) -> Backend:
+        """The same below a SOCKS proxy."""
+        return Backend(self._core, fragile=True)
 
     def connect_tcp(
         self,
@@ -47,7 +57,7 @@ class Backend:
         options = [(level, name, value) for level, name, value in socket_options or ()]
         with self._core.connecting:
             sock = net.connect((host, port), timeout, source, [*net.NO_DELAY, *options])
-        return Stream(sock, self._core)
+        return Stream(sock, self._core, self._fragile)
 
     def connect_unix_socket(self, path: str, timeout: float | None = None, socket_options: Options | None = None) -> Stream:
         """See httpcore."""
@@ -73,9 +83,12 @@ class Backend:
 class Stream:
     """One blocking connection."""
 
-    def __init__(self, sock: net.Socket | net.TLSSocket, core: Core) -> None:
+    def __init__(self, sock: net.Socket | net.TLSSocket, core: Core, fragile: bool = False) -> None:
         self._sock = sock
         self._core = core
+        if fragile:
+            self.read = _closing(self.read, self.close)  # type: ignore[method-assign]
+            self.write = _closing(self.write, self.close)  # type: ignore[method-assign]
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._receive: Any = receive_tls if type(sock) is net.TLSSocket else receive_plain if not self._is_tls else type(sock).recv
 
@@ -130,6 +143,28 @@ class Stream:
         return None
 
 
+def _closing(operation: Callable[P, R], close: Callable[[], object]) -> Callable[P, R]:
+    def closing(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return operation(*args, **kwargs)
+        except BaseException:
+            close()
+            raise
+
+    return closing
+
+
+def _closing_async(operation: Callable[P, Awaitable[R]], close: Callable[[], Awaitable[object]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    async def closing(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await operation(*args, **kwargs)
+        except BaseException:
+            await close()
+            raise
+
+    return closing
+
+
 class AsyncBackend:
     """Async connections: of our own for asyncio, and httpcore's for trio.
 
@@ -137,11 +172,17 @@ class AsyncBackend:
 
     Args:
         core: whose errors they raise.
+        fragile: see `Backend`.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, fragile: bool = False) -> None:
         self._core = core
+        self._fragile = fragile
         self._others: Any = None
+
+    def for_socks(self) -> AsyncBackend:
+        """The same below a SOCKS proxy."""
+        return AsyncBackend(self._core, fragile=True)
 
     async def connect_tcp(
         self,
@@ -173,10 +214,14 @@ class AsyncBackend:
         """See httpcore."""
         await (asyncio.sleep(seconds) if _in_asyncio() else self._other().sleep(seconds))
 
-    def _stream(self, connection: httpx_asyncio.Connection, options: Options | None) -> httpx_asyncio.Stream:
+    def _stream(self, connection: httpx_asyncio.Connection, options: Options | None) -> Any:
         for option in options or ():
             connection.transport.get_extra_info("socket").setsockopt(*option)
-        return httpx_asyncio.Stream(connection, self._core)
+        stream: Any = httpx_asyncio.Stream(connection, self._core)
+        if self._fragile:
+            stream.read = _closing_async(stream.read, stream.aclose)
+            stream.write = _closing_async(stream.write, stream.aclose)
+        return stream
 
     def _other(self) -> Any:
         if self._others is None:
@@ -185,7 +230,7 @@ class AsyncBackend:
 
     async def _connect_other(
         self, host: str, port: int, timeout: float | None, local_address: str | None, options: Options | None
-    ) -> _OtherStream:
+    ) -> Any:
         import trio
 
         began = trio.current_time()
@@ -197,7 +242,11 @@ class AsyncBackend:
             raise self._core.library.ConnectTimeout(f"no address of {host} in {timeout} s")
         address = str(found[0][4][0]) if len(found) == 1 else host
         left = None if timeout is None else max(0.0, timeout - (trio.current_time() - began))
-        return _OtherStream(await self._other().connect_tcp(address, port, left, local_address, options), self._core)
+        stream: Any = _OtherStream(await self._other().connect_tcp(address, port, left, local_address, options), self._core)
+        if self._fragile:
+            stream.read = _closing_async(stream.read, stream.close)
+            stream.write = _closing_async(stream.write, stream.close)
+        return stream
 
 
 async def _first(addresses: list[str], port: int, local: str | None) -> httpx_asyncio.Connection:
@@ -262,7 +311,11 @@ class _OtherStream:
         try:
             return _OtherStream(await self._inner.start_tls(ssl_context, server_hostname, timeout), self._core)
         except BaseException:
-            shielded = importlib.import_module(f"{self._core.library.__name__}._synchronization").AsyncShieldCancellation
-            with shielded():  # httpcore closes it where the handshake fails, and not where it is cancelled
-                await self._inner.aclose()
+            await self.close()  # httpcore closes it where the handshake fails, and not where it is cancelled
             raise
+
+    async def close(self) -> None:
+        """Close it, also where the task has been cancelled."""
+        shielded = importlib.import_module(f"{self._core.library.__name__}._synchronization").AsyncShieldCancellation
+        with shielded():
+            await self._inner.aclose()

@@ -94,7 +94,7 @@ class _Calls:
     ) -> None:
         self._library = library
         self._policies = Policies(policy)
-        self.blind = [transport for transport in transports if transport is not None and not _watch(transport, backend)]
+        self.blind = [transport for transport in transports if transport is not None and not _watch(transport, backend, library.core)]
 
     def begin(self, request: Any, stream: bool) -> Deadline | None:
         """A logical call begins. How it is read stays with the request over redirects, and is told to the attempts.
@@ -260,10 +260,11 @@ class AsyncCalls(_Calls):
         return True
 
 
-def _watch(transport: Any, network: Backend | AsyncBackend) -> bool:
+def _watch(transport: Any, network: Backend | AsyncBackend, core: Core) -> bool:
     # httpx hands httpcore's `network_backend` argument to nobody, so it is put where httpcore keeps it.
     pool = getattr(transport, "_pool", None)
     if pool is not None and hasattr(pool, "_network_backend"):
-        pool._network_backend = network
+        through_socks = isinstance(pool, (core.library.SOCKSProxy, core.library.AsyncSOCKSProxy))
+        pool._network_backend = network.for_socks() if through_socks else network
         return True
     return bool(getattr(transport, _WATCHED, False))

@@ -42,6 +42,11 @@ class Operation:
         self._judge = judge
         self._repeatable = repeatable
 
+    @property
+    def harmless(self) -> bool:
+        """See `Reading.harmless`."""
+        return self._repeatable
+
     def error(self, error: Exception) -> tuple[Verdict, bool]:
         """See `Reading.error`."""
         if isinstance(error, DeadlineExceeded):

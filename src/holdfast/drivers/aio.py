@@ -193,7 +193,7 @@ async def _run_race(
     reading: Reading | None = None,
 ) -> R:
     clock, loop = current.get(), backend()
-    race = Race(plan, clock.now(), outer)
+    race = Race(plan, clock.now(), outer, reading is not None and not reading.harmless)
     inner = cast("Plan", plan.inner)
     token = ambient.set(race.deadline)
     try:

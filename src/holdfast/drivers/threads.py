@@ -239,7 +239,7 @@ def _run_race(
     if executor is None or inner is None:
         raise TypeError(f"{plan.name}: hedging a blocking call needs threads to run in; give Hedge(executor=...)")
     clock = current.get()
-    race = Race(plan, clock.now(), outer)
+    race = Race(plan, clock.now(), outer, reading is not None and not reading.harmless)
     began: dict[concurrent.futures.Future[R], float] = {}
 
     def start() -> None:
