@@ -20,6 +20,7 @@ import pytest
 from aiohttp import web
 
 import holdfast
+import servers
 from holdfast import Backoff, Breaker, Bulkhead, Hedge, Policy, RateLimit, Retry
 from holdfast.clients.aiohttp import BreakerOpen, BulkheadFull, ClientSession, DeadlineExceeded, RateLimited, Resolver
 from holdfast.net import dns
@@ -902,5 +903,38 @@ def test_an_error_keeps_no_traceback_of_an_older_one():
             except holdfast.DeadlineExceeded:
                 error = await outcome(session, "http://127.0.0.1:1/")
             assert isinstance(error, aiohttp.ClientConnectorError), traceback.format_exception(error)
+
+    asyncio.run(main())
+
+
+@pytest.mark.realtime
+def test_a_tls_connection_that_was_cut_off_before_its_answer_is_gone_at_once():
+    """TLS would wait for the last word of a peer that is silent, half a minute."""
+
+    async def main(url):
+        async with ClientSession(policy=Policy("p", deadline=0.2)) as session:
+            before = servers.open_fds()
+            with pytest.raises(DeadlineExceeded):
+                await session.get(url, ssl=servers.client_context())
+            await asyncio.sleep(0.05)
+            assert servers.open_fds() <= before + 1  # the server's side
+
+    def silent(_request):
+        time.sleep(1.0)
+        return servers.Answer()
+
+    with servers.serving(silent, tls=True) as server:
+        asyncio.run(main(server.url))
+
+
+@pytest.mark.realtime
+def test_a_look_up_that_nobody_waits_for_leaves_its_task_for_as_long_as_a_connection_may_take(stalled):
+    async def main():
+        connector = aiohttp.TCPConnector(resolver=Resolver(timeout=0.3))
+        async with ClientSession(policy=Policy("p", deadline=0.1), connector=connector) as session:
+            for number in range(5):
+                assert isinstance(await outcome(session, f"http://{number}.example.test/", "POST"), DeadlineExceeded)
+            await asyncio.sleep(0.4)
+            assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(main())

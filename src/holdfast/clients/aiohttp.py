@@ -28,7 +28,10 @@ import socket
 from collections.abc import Mapping
 from typing import Any, cast
 
-import aiohttp
+try:
+    import aiohttp
+except ImportError as error:
+    raise ImportError("holdfast.clients.aiohttp needs the extra: pip install 'holdfast[aiohttp]'") from error
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.helpers import sentinel
 from aiohttp.payload import BytesPayload, IOBasePayload
@@ -38,7 +41,7 @@ from holdfast import errors
 from holdfast.clients import exchange
 from holdfast.clients.aiohttp_reading import Reading
 from holdfast.clients.aiohttp_times import Times
-from holdfast.clients.exchange import FAILURE_BODY, Exchange, Policies, is_failure, new_id, whole_call
+from holdfast.clients.exchange import CONNECT_TIMEOUT, FAILURE_BODY, Exchange, Policies, is_failure, new_id, whole_call
 from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers import aio, clock
 from holdfast.flow import Call
@@ -46,6 +49,7 @@ from holdfast.net import agetaddrinfo
 from holdfast.outcome import Verdict
 from holdfast.plan import Plan
 from holdfast.policy import Policy
+from holdfast.validation import positive_seconds
 
 _REQUEST_ID = istr(exchange.REQUEST_ID)
 
@@ -81,12 +85,20 @@ _REFUSALS: dict[type[errors.Rejected], type[errors.Rejected]] = {
 class Resolver(AbstractResolver):
     """Name look-up for an `aiohttp.TCPConnector` in threads of holdfast's: aiohttp's own default runs in the loop's executor, for which
     `asyncio.run` waits at its end.
+
+    Args:
+        timeout: seconds for a look-up, > 0. aiohttp leaves it to a task that outlives the calls which gave up on it.
     """
+
+    def __init__(self, timeout: float = CONNECT_TIMEOUT) -> None:
+        self._timeout = positive_seconds("Resolver.timeout", timeout)
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
         """See aiohttp."""
         found: list[ResolveResult] = []
-        for kind, _, proto, _, address in await agetaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG):
+        async with asyncio.timeout(self._timeout):
+            answer = await agetaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
+        for kind, _, proto, _, address in answer:
             if kind == socket.AF_INET6 and len(address) < 4:
                 continue  # a Python without IPv6
             # Asked for in numbers this does not wait; it writes the scope of a link-local address.
@@ -186,7 +198,13 @@ async def _attempt(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandle
     if reading.attempt:
         await request.close()  # the last attempt's writer, which may not have let go of the body yet
     reading.begin()
-    response = await handler(request)
+    reading.transport = None  # the last attempt's may be somebody else's by now
+    try:
+        response = await handler(request)
+    except BaseException:
+        if reading.transport is not None:
+            reading.transport.abort()  # aiohttp has closed it, and TLS would wait for the last word of a peer that may be silent
+        raise
     reading.failed = is_failure(response.status)
     if reading.failed and reading.may_repeat:
         try:
@@ -215,7 +233,7 @@ async def _read(content: aiohttp.StreamReader) -> None:
 class _Exchange(Exchange):
     """The exchange of a request, whose response may be handed on while its body still comes."""
 
-    __slots__ = ("_body", "_response")
+    __slots__ = ("_body", "_response", "transport")
 
     attempt_header = istr(exchange.ATTEMPT)
     timeout_header = istr(exchange.TIMEOUT)
@@ -223,6 +241,7 @@ class _Exchange(Exchange):
     def __init__(self, request: aiohttp.ClientRequest) -> None:
         super().__init__(request.method, request.headers, True, _OURS)
         self._body = request.body
+        self.transport: asyncio.Transport | None = None  # what this attempt is written to
         cast("_Marked", request)._exchange = self
 
     @property
@@ -241,11 +260,13 @@ class _Exchange(Exchange):
 class _Marked:
     """A request that tells when it begins to be written: everything before is getting a connection."""
 
-    _exchange: Exchange | None = None
+    _exchange: _Exchange | None = None
 
     def send(self, conn: Any) -> Any:
-        if self._exchange is not None:
-            self._exchange.sent = True
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.sent = True
+            exchange.transport = conn.transport
         return super().send(conn)  # type: ignore[misc]
 
 

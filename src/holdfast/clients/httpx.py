@@ -14,7 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-import httpx
+try:
+    import httpx
+except ImportError as error:
+    raise ImportError("holdfast.clients.httpx needs the extra: pip install 'holdfast[httpx]'") from error
 
 from holdfast import errors
 from holdfast.clients.exchange import CONNECT_TIMEOUT, READ_TIMEOUT

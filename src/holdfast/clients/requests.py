@@ -20,7 +20,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, getproxies_environment
 
-import requests
+try:
+    import requests
+except ImportError as error:
+    raise ImportError("holdfast.clients.requests needs the extra: pip install 'holdfast[requests]'") from error
 import requests.adapters
 import requests.cookies
 import urllib3.exceptions
@@ -230,7 +233,6 @@ class Session(requests.Session):
             return super().send(request, **options)
         finally:
             ambient.reset(token)
-
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         """See requests, which looks for proxies through the whole environment, twice and with every request: a fifth of its time."""

@@ -16,7 +16,10 @@ from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-import urllib3
+try:
+    import urllib3
+except ImportError as error:
+    raise ImportError("holdfast.clients.urllib3 needs the extra: pip install 'holdfast[requests]'") from error
 from urllib3.connectionpool import HTTPConnectionPool as PlainPool
 from urllib3.connectionpool import HTTPSConnectionPool as TLSPool
 from urllib3.exceptions import ClosedPoolError, EmptyPoolError, FullPoolError, HTTPError, LocationValueError, UnrewindableBodyError
