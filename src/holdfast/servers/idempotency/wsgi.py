@@ -32,14 +32,15 @@ class WsgiIdempotency:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
-        part, request = self._part, from_environ(environ)
-        if request.method not in part.methods:
-            return self._app(environ, start_response)
+        part = self._part
+        if environ["REQUEST_METHOD"].upper() not in part.methods:  # frameworks read "post" as POST
+            return call_app(self._app, environ, start_response)
+        request = from_environ(environ)
         key = part.key_of(request)
         if isinstance(key, Answer):
             return _give(key, start_response)
         if key is None and not self._store.transactional:
-            return self._app(environ, start_response)
+            return call_app(self._app, environ, start_response)
         name, fingerprint = None, ""
         if key is not None:
             body = _read(environ, part.max_request)
