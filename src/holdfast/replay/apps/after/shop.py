@@ -14,7 +14,7 @@ SCALE = float(os.environ["SCALE"])  # the replay's times are this much shorter t
 
 provider = Policy(
     "provider",
-    deadline=3.0 / SCALE,
+    deadline=3.5 / SCALE,  # three stalls and a usual answer
     attempt_timeout=1.0 / SCALE,  # twice what 99.99 % of its answers take
     retry=Retry(
         attempts=4,
