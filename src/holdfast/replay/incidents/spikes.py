@@ -262,7 +262,7 @@ def _charts(stage: Stage, runs: Mapping[str, Run]) -> list[Chart]:
             unit="requests per minute",
             kind="line",
             series=[wanted, *(Series(name="seen", run=name, points=seen(one)) for name, one in outages.items())],
-            note="The budget lets retries be a share of the calls; without it, four attempts are four times the load. Seconds count from its start.",
+            note="Seconds count from its start. With a budget retries are a share of the calls; without, four times as many.",
         ),
         *_of_metrics(stage, runs["protected"]),
     ]
