@@ -20,6 +20,7 @@ try:
     import urllib3
 except ImportError as error:
     raise ImportError("holdfast.clients.urllib3 needs the extra: pip install 'holdfast[requests]'") from error
+from urllib3.connection import port_by_scheme
 from urllib3.connectionpool import HTTPConnectionPool as PlainPool
 from urllib3.connectionpool import HTTPSConnectionPool as TLSPool
 from urllib3.exceptions import ClosedPoolError, EmptyPoolError, FullPoolError, HTTPError, LocationValueError, UnrewindableBodyError
@@ -52,6 +53,9 @@ OURS = (LocationValueError, ValueError, TypeError, UnrewindableBodyError, EmptyP
 
 # The headers that are ours alone to write, in lower case.
 _WRITTEN = frozenset({ATTEMPT.lower(), TIMEOUT.lower()})
+
+# Hosts whose pools' keys are kept.
+_HOSTS = 256
 
 _ONCE = Retry(0, respect_retry_after_header=False)
 
@@ -234,6 +238,7 @@ class PoolManager(urllib3.PoolManager):
 
     def __init__(self, *args: Any, policy: Policy | Mapping[str, Policy] | None = None, **options: Any) -> None:
         self._policies = Policies(policy)
+        self._keys: dict[tuple[str | None, int | None, str | None], tuple[Any, dict[str, Any], dict[str, Any]]] = {}
         super().__init__(*args, **options)
         self.pool_classes_by_scheme = _GUARDED
 
@@ -242,6 +247,24 @@ class PoolManager(urllib3.PoolManager):
         if isinstance(pool, _Guarded):
             pool.policies = self._policies
         return pool
+
+    def connection_from_host(
+        self, host: str | None, port: int | None = None, scheme: str | None = "http", pool_kwargs: dict[str, Any] | None = None
+    ) -> urllib3.HTTPConnectionPool:
+        """See urllib3, which puts together the key of a pool from 25 parts for each request; here it is kept for each host."""
+        if pool_kwargs is not None or self.proxy is not None or not host:
+            return super().connection_from_host(host, port, scheme, pool_kwargs)
+        known = self._keys.get((host, port, scheme))
+        if known is None or known[2] != self.connection_pool_kw:
+            context = {**self.connection_pool_kw, "scheme": scheme or "http", "host": host}
+            context["port"] = port or port_by_scheme.get((scheme or "http").lower(), 80)
+            make_key = self.key_fn_by_scheme.get(context["scheme"].lower())
+            if make_key is None:
+                return super().connection_from_host(host, port, scheme)  # which says what is wrong
+            if len(self._keys) >= _HOSTS:
+                self._keys.clear()
+            known = self._keys[host, port, scheme] = (make_key(dict(context)), context, dict(self.connection_pool_kw))
+        return self.connection_from_pool_key(known[0], dict(known[1]))
 
     def urlopen(  # type: ignore[override]
         self, method: str, url: str, redirect: bool = True, **options: Any
