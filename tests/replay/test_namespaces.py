@@ -101,6 +101,8 @@ def test_the_firewall_lets_a_busy_flow_pass_and_forgets_an_idle_one_without_a_wo
         for word in ("one", "two", "three"):
             assert fresh.ask(word) == word
             time.sleep(0.4)
+        net.forget(5000)
+        assert fresh.ask("now", 0.3) == "TimeoutError"
         time.sleep(1.5)
         assert fresh.ask("four", 1.0) == "TimeoutError"
         new = Asker(net)
@@ -150,7 +152,7 @@ def test_what_ss_prints_is_read() -> None:
         "ESTAB 0      1          10.77.0.1:40668    10.77.0.2:5000 timer:(on,296ms,3) ts sack bbr wscale:10,10 rto:1632 backoff:3 "
         "rtt:0.086/0.055 bytes_retrans:4 unacked:1 retrans:1/4 lost:1 minrtt:0.012\n\n"
     )
-    assert read_flows(line) == [Flow(peer="10.77.0.2:5000", state="ESTAB", unacked=1, retransmitted=3, rto=1.632)]
+    assert read_flows(line) == [Flow(local="10.77.0.1:40668", peer="10.77.0.2:5000", state="ESTAB", unacked=1, retransmitted=3, rto=1.632)]
 
 
 def test_a_machine_that_lacks_a_program_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

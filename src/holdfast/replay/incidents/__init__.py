@@ -8,7 +8,7 @@ from typing import Protocol, cast
 from holdfast.replay.results import Incident
 from holdfast.replay.stage import Stage
 
-_FILES = {1: "starved", 3: "spikes", 4: "abandoned", 5: "crowd"}
+_FILES = {1: "starved", 2: "firewall", 3: "spikes", 4: "abandoned", 5: "crowd"}
 
 
 class Script(Protocol):

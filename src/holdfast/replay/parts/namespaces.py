@@ -84,6 +84,7 @@ class Flow:
     """One TCP connection as `ss -ti` shows it.
 
     Args:
+        local: address and port of this end.
         peer: address and port of the other end.
         state: "ESTAB" and its like.
         unacked: segments that were sent and not acknowledged.
@@ -91,6 +92,7 @@ class Flow:
         rto: seconds until the next time, as the kernel counts now.
     """
 
+    local: str
     peer: str
     state: str
     unacked: int
@@ -168,9 +170,13 @@ class Namespaces:
         self._open()
         self.run(self.far, _found("nft"), "-f", "-", text=_RULES.format(idle=int(idle * 1000)))
 
-    def forget(self) -> None:
-        """Let the firewall forget every flow that it knows now, as when it is replaced."""
-        self.run(self.far, _found("nft"), "flush", "set", "inet", "wall", "flows")
+    def forget(self, port: int) -> None:
+        """Let the firewall forget the near side's flows to a port of the far side, however busy they are, as when it is replaced."""
+        for flow in self.flows(self.near):
+            if flow.peer == f"{self.far.address}:{port}":
+                element = flow.local.replace(":", " . ")
+                with contextlib.suppress(subprocess.CalledProcessError):  # it was forgotten by itself
+                    self.run(self.far, _found("nft"), "delete", "element", "inet", "wall", "flows", "{", element, "}")
 
     def drop(self) -> None:
         """Drop every packet, both ways, without a word."""
@@ -228,6 +234,7 @@ def read_flows(text: str) -> list[Flow]:
             continue
         flows.append(
             Flow(
+                local=words[3],
                 peer=words[4],
                 state=words[0],
                 unacked=_number(line, r"\bunacked:(\d+)"),
