@@ -464,3 +464,27 @@ def test_the_articles_request_id_can_be_the_key(kind: str) -> None:
     handler, ask = made(kind, headers=("Idempotency-Key", "X-Request-Id"))
     ask(None, X_Request_Id="r1"), ask(None, X_Request_Id="r1"), ask("k", X_Request_Id="r1")
     assert len(handler.asked) == 2
+
+
+def test_a_function_of_the_users_that_raises_leaves_no_key_taken(kind: str) -> None:
+    """Nobody knows what to keep then, so it is as if the request had been stopped."""
+
+    def keeps(status: int, headers: Any) -> bool:
+        raise LookupError("a fault in keeps")
+
+    handler, ask = made(kind, keeps=keeps)
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            ask()
+    assert len(handler.asked) == 2
+    handler.reply = lambda path, body: KeyError("the handler's own")
+    with pytest.raises(KeyError):
+        ask()
+
+
+def test_an_app_that_sends_a_body_before_its_status_is_an_error() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.body", "body": b"x"})
+
+    with pytest.raises(RuntimeError, match=r"before http\.response\.start"):
+        asyncio.run(ask_asgi(Idempotency(MemoryStore()).asgi(app), "POST", "/", {"Idempotency-Key": "k"}, b""))

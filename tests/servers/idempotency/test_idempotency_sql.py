@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -305,6 +306,30 @@ def test_a_database_that_is_not_there_is_503_and_nothing_runs() -> None:
 def test_the_connection_is_there_for_requests_alone() -> None:
     with pytest.raises(LookupError, match="no transaction here"):
         connection(psycopg.Connection)
+
+
+def test_what_a_request_leaves_running_does_not_find_its_connection(shop: Shop) -> None:
+    """It may be another request's by then."""
+    left: list[contextvars.Context] = []
+
+    def reply() -> int:
+        left.append(contextvars.copy_context())
+        return 201
+
+    shop.reply = reply
+    shop.ask()
+    with pytest.raises(LookupError):
+        left[0].run(connection, object)
+
+
+def test_an_engine_that_commits_each_statement_is_refused() -> None:
+    """Nothing could be rolled back in it."""
+    for engine in (
+        sqlalchemy.create_engine("sqlite://", isolation_level="AUTOCOMMIT"),
+        sqlalchemy.create_engine("sqlite://").execution_options(isolation_level="AUTOCOMMIT"),
+    ):
+        with pytest.raises(ValueError, match=r"SQLStore\.database must not be in AUTOCOMMIT"):
+            SQLStore(engine)
 
 
 def test_what_is_no_database_is_refused() -> None:

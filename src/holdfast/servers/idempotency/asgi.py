@@ -13,7 +13,7 @@ from holdfast.errors import DeadlineExceeded, StoreUnavailable
 from holdfast.scope import deadline, shield
 from holdfast.servers.idempotency.answers import Answer, Pairs
 from holdfast.servers.idempotency.gathering import Gathering
-from holdfast.servers.idempotency.part import ENDING, NOT_STORED, Ending, Idempotency, _connection, refusal
+from holdfast.servers.idempotency.part import ENDING, NOT_STORED, Ending, Handle, Idempotency, _handle, refusal
 from holdfast.servers.idempotency.store import AsyncClaim, Held, Running
 from holdfast.servers.idempotency.threaded import awaited
 from holdfast.servers.interfaces import ASGIApp, Message, Receive, Scope, Send
@@ -77,7 +77,8 @@ class _Run:
 
     async def answer(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         outer = ambient.get()
-        token = _connection.set(self._claim.connection)
+        handle = Handle(self._claim.connection)
+        token = _handle.set(handle)
         limit = None
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -92,7 +93,8 @@ class _Run:
                 return await _give(refusal(504, "deadline-exceeded", "The request took longer than it may."), self._send)
             raise
         finally:
-            _connection.reset(token)
+            handle.connection = None
+            _handle.reset(token)
         return await self._give()
 
     async def _collect(self, message: Message) -> None:
@@ -106,6 +108,8 @@ class _Run:
             pairs = [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in message.get("headers", ())]
             gathering.start(int(message["status"]), "", pairs)
             return
+        if not gathering.started:
+            raise RuntimeError("the application sent a body before http.response.start")
         gathering.add(bytes(message.get("body", b"")))
         self._whole = not message.get("more_body", False)
         if gathering.too_large:
@@ -114,7 +118,7 @@ class _Run:
     async def _pass(self) -> None:
         """The answer is too large to be kept: end the claim, and let it through from now on."""
         self._passing = True
-        if not await self._end(self._part.ending(self._gathering.without_body())):
+        if not await self._end(await self._ending(self._gathering.without_body())):
             self._whole = True  # what the app still sends goes nowhere
             return await _give(self._part.instead(Running("", 0.0), ""), self._send)
         answer = self._gathering.answer()
@@ -124,7 +128,7 @@ class _Run:
         if self._settled:
             return
         answer = self._gathering.answer()
-        if not await self._end(self._part.ending(answer)):
+        if not await self._end(await self._ending(answer)):
             answer = self._part.instead(Running("", 0.0), "")
         await _give(answer, self._send)
 
@@ -133,11 +137,17 @@ class _Run:
             return None
         if self._whole and isinstance(error, Exception) and not isinstance(error, DeadlineExceeded):
             return await self._give()  # a framework's answer to an error that it raises again for the log
-        ending = self._part.ending_after(error)
         # What fails here must not hide the error itself; a claim that could not be ended ends by its lease, or with its connection.
         with contextlib.suppress(Exception):
-            await self._end(ending)
+            await self._end(self._part.ending_after(error))
         return None
+
+    async def _ending(self, answer: Answer) -> Ending:
+        try:
+            return self._part.ending(answer)
+        except BaseException:  # of the user's `keeps` or `commits`
+            await self._end(None)
+            raise
 
     async def _end(self, ending: Ending | None) -> bool:
         """End the claim. False: its answer must not be given, for what was done is rolled back (somebody else committed first)."""

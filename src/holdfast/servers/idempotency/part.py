@@ -26,7 +26,17 @@ NOT_STORED = "Idempotency-Stored"  # "false" on an answer that cannot be given a
 # Seconds for the end of a claim when the request's own time is over: a round trip or two to a store that is well.
 ENDING = 5.0
 
-_connection: ContextVar[object | None] = ContextVar("holdfast.idempotency.connection", default=None)
+
+class Handle:
+    """The connection of a request while its transaction is open. What a request leaves running does not find it any more."""
+
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: object | None) -> None:
+        self.connection = connection
+
+
+_handle: ContextVar[Handle | None] = ContextVar("holdfast.idempotency.connection", default=None)
 
 
 def connection(kind: type[C]) -> C:
@@ -39,7 +49,8 @@ def connection(kind: type[C]) -> C:
         LookupError: the request has none: its store is not a `SQLStore`, its method is not covered, or the answer has begun already.
         TypeError: it is of another class.
     """
-    found = _connection.get()
+    handle = _handle.get()
+    found = None if handle is None else handle.connection
     if found is None:
         raise LookupError("no transaction here: is an Idempotency(SQLStore(...)) around the app, and the method one of its `methods`?")
     if not isinstance(found, kind):
@@ -208,7 +219,10 @@ class Idempotency:
             return None
         if self.store.transactional or isinstance(error, Rejected):
             return Ending(None, False)
-        return self.ending(FAILED)
+        try:
+            return self.ending(FAILED)
+        except Exception:  # of the user's `keeps` or `commits`; the error itself says more
+            return None
 
 
 @dataclass(frozen=True, slots=True)

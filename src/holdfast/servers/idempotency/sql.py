@@ -127,9 +127,9 @@ class SQLStore:
         session = source.begin()
         try:
             result = _drive(session, exchange)
-        except BaseException:
+        except BaseException as error:
             session.roll_back()
-            raise
+            raise source.translated(error) from error
         session.commit()
         return result
 
@@ -174,9 +174,9 @@ class SQLStore:
         session = await source.begin()
         try:
             result = await _adrive(session, exchange)
-        except BaseException:
+        except BaseException as error:
             await session.roll_back()
-            raise
+            raise source.translated(error) from error
         await session.commit()
         return result
 

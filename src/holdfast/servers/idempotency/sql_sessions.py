@@ -150,6 +150,9 @@ class _AlchemyErrors:
     def __init__(self, engine: Any) -> None:
         from sqlalchemy import event, exc, text
 
+        levels = (engine.get_execution_options().get("isolation_level"), getattr(engine.dialect, "_on_connect_isolation_level", None))
+        if "AUTOCOMMIT" in levels:
+            raise ValueError("SQLStore.database must not be in AUTOCOMMIT: effects and record would be committed apart")
         self._engine = engine
         self._exc = exc
         self._listen = event.listen

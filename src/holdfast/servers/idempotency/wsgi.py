@@ -13,7 +13,7 @@ from holdfast.scope import deadline, shield
 from holdfast.servers.calling import call_app, next_chunk
 from holdfast.servers.idempotency.answers import Answer
 from holdfast.servers.idempotency.gathering import Gathering
-from holdfast.servers.idempotency.part import ENDING, NOT_STORED, Ending, Idempotency, _connection, refusal
+from holdfast.servers.idempotency.part import ENDING, NOT_STORED, Ending, Handle, Idempotency, _handle, refusal
 from holdfast.servers.idempotency.store import Claim, Held, Running, Store
 from holdfast.servers.interfaces import Environ, StartResponse, WSGIApp
 from holdfast.servers.problem import reason
@@ -71,7 +71,8 @@ class _Run:
 
     def answer(self, app: WSGIApp, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         outer = ambient.get()
-        token = _connection.set(self._claim.connection)
+        handle = Handle(self._claim.connection)
+        token = _handle.set(handle)
         limit = None
         try:
             with contextlib.ExitStack() as stack:
@@ -84,7 +85,8 @@ class _Run:
                 return _give(refusal(504, "deadline-exceeded", "The request took longer than it may."), start_response)
             raise
         finally:
-            _connection.reset(token)
+            handle.connection = None
+            _handle.reset(token)
         return self._give(rest, start_response)
 
     def _gather(self, app: WSGIApp, environ: Environ) -> _Rest | None:
@@ -115,20 +117,15 @@ class _Run:
         return self._gathering.add
 
     def _end_after(self, error: BaseException) -> None:
-        ending = self._part.ending_after(error)
         # The request's time may be over, and this must happen all the same. What fails here must not hide the error itself, and a claim
         # that could not be ended ends by its lease, or with its connection.
         with shield(ENDING), contextlib.suppress(Exception):
-            if ending is None:
-                self._claim.abandon()
-            else:
-                _end(self._claim, ending)
+            _end(self._claim, self._part.ending_after(error))
 
     def _give(self, rest: _Rest | None, start_response: StartResponse) -> Iterable[bytes]:
-        gathering = self._gathering
-        ending = self._part.ending(gathering.answer() if rest is None else gathering.without_body())
-        kept = False
+        gathering, kept = self._gathering, False
         try:
+            ending = self._ending(rest is None)
             with shield(ENDING):
                 kept = _end(self._claim, ending)
         finally:
@@ -143,6 +140,13 @@ class _Run:
         start_response(f"{answer.status} {answer.reason}", [*answer.headers, *self._said])
         rest.first = answer.body or b""
         return rest
+
+    def _ending(self, whole: bool) -> Ending:
+        try:
+            return self._part.ending(self._gathering.answer() if whole else self._gathering.without_body())
+        except BaseException as error:  # of the user's `keeps` or `commits`
+            self._end_after(error)
+            raise
 
 
 class _Rest:
@@ -186,10 +190,10 @@ def _too_large(limit: int) -> Answer:
     return refusal(413, "request-too-large", f"The body of a request with an idempotency key may have {limit} bytes.")
 
 
-def _end(claim: Claim, ending: Ending) -> bool:
+def _end(claim: Claim, ending: Ending | None) -> bool:
     """End a claim. False: its answer must not be given, for what was done is rolled back (somebody else committed first)."""
-    if ending.kept is None:
-        claim.free()
+    if ending is None or ending.kept is None:
+        claim.abandon() if ending is None else claim.free()
         return True
     return claim.keep(ending.kept, effects=ending.commits) or claim.connection is None
 
