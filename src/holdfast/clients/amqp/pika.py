@@ -222,7 +222,7 @@ class Connection(pika.BlockingConnection):  # type: ignore[misc]  # pika has no 
         plain = socket.socket(fileno=sock.detach())
         plain.setblocking(False)
         tls = parameters.ssl_options
-        services.create_streaming_connection(
+        pending = services.create_streaming_connection(
             protocol_factory=lambda: _StreamingProtocolShim(impl),
             sock=plain,
             on_done=lambda result: outcome.append(result) if isinstance(result, BaseException) else None,
@@ -237,7 +237,9 @@ class Connection(pika.BlockingConnection):  # type: ignore[misc]  # pika has no 
             if outcome[0] is not None:
                 raise outcome[0]
         except BaseException:
-            plain.close()
+            pending.cancel()  # closes the socket, which TLS has put another object over
+            if impl._transport is not None:
+                impl._transport._sock.close()
             raise
         impl.watch(self._liveness)
         return impl
