@@ -125,7 +125,7 @@ def test_out_of_memory() -> None:
 def test_slow_but_in_time_is_no_loss() -> None:
     with server() as redis:
         relay = Relay(redis.port)
-        relay.delay = 0.1
+        relay.delay = 0.05
         try:
             with hosts(2, relay.url, breaker=RULE) as fleet:
                 with quiet_calls(fleet):
