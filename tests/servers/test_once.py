@@ -134,7 +134,7 @@ def test_a_value_is_made_again_after_its_time_or_when_it_is_to_be_forgotten() ->
         assert [catalogue(), catalogue()] == [1, 1]
         clock.advance(10.1)
         assert catalogue() == 2
-        catalogue.forget()  # type: ignore[attr-defined]
+        catalogue.forget()
         assert catalogue() == 3
 
 

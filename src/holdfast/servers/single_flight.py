@@ -28,7 +28,7 @@ from inspect import Parameter, iscoroutine, iscoroutinefunction, signature
 from math import inf
 from pathlib import Path
 from threading import Lock
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
 from holdfast import scope
 from holdfast.deadlines import ambient
@@ -40,23 +40,44 @@ from holdfast.servers import machine_lock
 from holdfast.validation import Seconds, positive_seconds, wait_seconds
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 # Waiters are woken when there is something to see; without a deadline they look now and then.
 _LONGEST_WAIT = 3600.0
 
 
-@overload
-def once(make: Callable[[], T], /) -> Callable[[], T]: ...
+class Once(Protocol[T_co]):
+    """What `once` makes of a function: call it for the value. Of an `async def` the value is awaited."""
+
+    def __call__(self) -> T_co:
+        """The value, made by one for all.
+
+        Raises:
+            DeadlineExceeded: it was not there by the ambient deadline.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Have it made anew when it is next asked for."""
+        ...
+
+
+class _Decorator(Protocol):
+    def __call__(self, make: Callable[[], T], /) -> Once[T]: ...
 
 
 @overload
-def once(*, ttl: Seconds | None = None, failure_ttl: Seconds = 1.0) -> Callable[[Callable[[], T]], Callable[[], T]]: ...
+def once(make: Callable[[], T], /) -> Once[T]: ...
+
+
+@overload
+def once(*, ttl: Seconds | None = None, failure_ttl: Seconds = 1.0) -> _Decorator: ...
 
 
 @overload
 def once(
     *, file: str | os.PathLike[str], load: Callable[[Path], T], ttl: Seconds | None = None, failure_ttl: Seconds = 1.0
-) -> Callable[[Callable[[Path], object]], Callable[[], T]]: ...
+) -> Callable[[Callable[[Path], object]], Once[T]]: ...
 
 
 def once(
@@ -184,13 +205,13 @@ class _Blocking(_Made[T]):
             scope_clock = clock.current.get()
             with self._lock:
                 known = self._known(scope_clock.now())
-                gate = None
+                gate, flight = None, _Flight()
                 if known is None and self._flight is not None:
                     gate = Lock()
                     gate.acquire()
                     cast("_Flight", self._flight).waiting.append(gate)
                 elif known is None:
-                    self._flight = flight = _Flight()
+                    self._flight = flight
             if isinstance(known, Exception):
                 raise _again(known)
             if known is not None:
