@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -20,16 +21,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fleet"))
 
-import fleet_hosts as do
+import fleet_hosts as do  # type: ignore[import-not-found]  # the rig of the tests
 import redis as library
 from fleet_hosts import Host, hosts, until
-from fleet_world import Process, VirtualStore
-from measure import Figure, awaiting, blocking, fastest
-from subjects import async_work, work
+from fleet_world import Process, VirtualStore  # type: ignore[import-not-found]  # see above
 
 from holdfast import Backoff, Breaker, Budget, Bulkhead, Policy, Retry, fleet
 from holdfast.drivers import virtual
 from holdfast.replay.parts.redis import redis_server
+from measure import Figure, awaiting, blocking, fastest
+from subjects import async_work, work
 
 PROCESSES = 8
 INTERVAL = 0.1
@@ -69,7 +70,7 @@ def _pybreaker(url: str) -> Callable[[int], int]:
     lib: Any = import_module("pybreaker")
     storage = lib.CircuitRedisStorage("closed", library.Redis.from_url(url))
     breaker = lib.CircuitBreaker(fail_max=5, reset_timeout=30, state_storage=storage)
-    return lambda value: breaker.call(work, value)  # type: ignore[no-any-return]  # an untyped peer
+    return lambda value: breaker.call(work, value)
 
 
 async def _purgatory(url: str) -> Callable[[int], Awaitable[int]]:
@@ -338,13 +339,17 @@ def clients(scale: float) -> Iterator[Figure]:
     """A thousand small clients: the case in which budgets of their own drift to "retry always"."""
     number, calls = 1000, round(100_000 * scale)
     seconds = calls / number  # a call a second each
-    rule = {"ratio": 0.1, "min_per_second": 1.0, "window": 10.0}
-    wanted = 0.1 * calls + rule["min_per_second"] * (seconds + rule["window"])
+    floor, window = 1.0, 10.0
+    wanted = 0.1 * calls + floor * (seconds + window)
+
+    def make() -> Budget:
+        return Budget(ratio=0.1, min_per_second=floor, window=window)
+
     none = _outage(number, seconds, lambda: None, None)
-    alone = _outage(number, seconds, lambda: Budget(**rule), None)
+    alone = _outage(number, seconds, make, None)
     with redis_server() as server:
         store = VirtualStore(server.url)
-        together = _outage(number, seconds, lambda: Budget(**rule), store)
+        together = _outage(number, seconds, make, store)
         store.close()
     yield Figure("1,000 clients in an outage, no budget: attempts per call", (none[0] + none[1]) / none[0])
     yield Figure("  budgets of their own: attempts per call", (alone[0] + alone[1]) / alone[0])
@@ -359,17 +364,15 @@ def _outage(number: int, seconds: float, make: Callable[[], Budget | None], stor
 
     def down() -> virtual.Process[None]:
         made[1] += 1
-        raise ConnectionError
         yield 0.0
+        raise ConnectionError
 
     def client(policy: Policy) -> virtual.Process[None]:
         yield rng.random()
         while world.now() < end:
             made[0] += 1
-            try:
+            with contextlib.suppress(ConnectionError):
                 yield from virtual.run(world, policy._plan, down)
-            except ConnectionError:
-                pass
             yield rng.expovariate(1.0)
 
     def rounds(process: Process) -> virtual.Process[None]:

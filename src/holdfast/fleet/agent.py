@@ -41,6 +41,7 @@ _RETRY = 2.0  # the longest pause between two attempts to reach the store
 # How often the thread looks whether it is to end, and the shortest time between two rounds because of a change.
 _SLICE = 0.25
 _LEAST_GAP = 0.01
+_FORGOTTEN = "the store had forgotten the fleet; what this process knows is put back"
 _MOST_REPORTS = 100
 _SPREAD = 0.1  # of the interval, so that processes that were started together do not go on together
 
@@ -212,10 +213,12 @@ class Agent:
         if self.away_since is not None or deaf:
             hints.update(member.name for member in self.members.values())
             self._all_asked = now
-        if self._talk(now, hints) and self._talk(monotonic(), {member.name for member in self.members.values()}) is not None:
-            events.publish(
-                [events.FleetLost("", "the store had forgotten the fleet; what this process knows is put back"), events.FleetBack("", 0.0)]
-            )
+        was_away = self.away_since is not None
+        if not self._talk(now, hints):
+            return
+        # Everything at once, so that it is told once; and who comes back from being lost has told enough.
+        if self._talk(monotonic(), {member.name for member in self.members.values()}) is not None and not was_away:
+            events.publish([events.FleetLost("", _FORGOTTEN), events.FleetBack("", 0.0)])
 
     def _talk(self, now: float, hints: set[str]) -> bool | None:
         """Do a round of every policy that has something to say, and of those in `hints`.
