@@ -33,9 +33,9 @@ def guarded() -> Iterator[tuple[RedisServer, RedisServer, str]]:
             "sentinel failover-timeout main 2000",
         ]
         sentinels = [stack.enter_context(redis_server(sentinel=True, config=watch)) for _ in range(3)]
-        for sentinel in sentinels:
-            until(lambda asked=client(sentinel): len(asked.sentinel_sentinels("main")) == 2, 20, "the Sentinels know each other")
-            until(lambda asked=client(sentinel): asked.sentinel_slaves("main"), 20, "and the replica")
+        asked = [client(sentinel) for sentinel in sentinels]
+        until(lambda: all(len(one.sentinel_sentinels("main")) == 2 for one in asked), 20, "the Sentinels know each other")
+        until(lambda: all(one.sentinel_slaves("main") for one in asked), 20, "and the replica")
         until(lambda: client(replica).info("replication")["master_link_status"] == "up", 20)
         places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
         yield master, replica, f"redis+sentinel://{places}/main/0"
