@@ -11,6 +11,7 @@ import os
 import random
 import re
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -120,6 +121,19 @@ def test_sql_the_effect_happens_exactly_once_though_workers_are_killed(tmp_path:
                 break
             asyncio.run(asyncio.sleep(0.05))
         assert opened == (0,)
+
+
+def test_sqlite_the_effect_happens_exactly_once_though_workers_are_killed(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "shop.db", isolation_level=None)) as looking:
+        looking.execute("CREATE TABLE orders (what text NOT NULL)")
+
+        def times(order: str) -> int:
+            return int(looking.execute("SELECT count(*) FROM orders WHERE what = ?", (order,)).fetchone()[0])
+
+        with serving("sql", tmp_path, 4, database=f"sqlite:///{tmp_path}/shop.db") as server:
+            rounds = storm(server, times, kill=True)
+        assert [happened for _, happened in rounds] == [1] * ROUNDS
+        assert [answers for answers, _ in rounds if len(answers) != 1] == []
 
 
 @pytest.mark.parametrize("store", ["redis-refuse", "redis-repeat"])

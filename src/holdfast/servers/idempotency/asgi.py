@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Coroutine
 from inspect import isawaitable
-from typing import Any
 
 from holdfast.deadlines import ambient
 from holdfast.errors import DeadlineExceeded, StoreUnavailable
-from holdfast.scope import deadline, shield
+from holdfast.scope import deadline
 from holdfast.servers.idempotency.answers import Answer, Pairs
+from holdfast.servers.idempotency.finishing import to_the_end
 from holdfast.servers.idempotency.gathering import Gathering
-from holdfast.servers.idempotency.part import ENDING, NOT_STORED, Ending, Handle, Idempotency, _handle, refusal
+from holdfast.servers.idempotency.part import NOT_STORED, Ending, Handle, Idempotency, _handle, refusal
 from holdfast.servers.idempotency.store import AsyncClaim, Held, Running
 from holdfast.servers.idempotency.threaded import awaited
 from holdfast.servers.interfaces import ASGIApp, Message, Receive, Scope, Send
@@ -163,28 +161,6 @@ async def _end(claim: AsyncClaim, ending: Ending | None) -> bool:
     else:
         return await claim.akeep(ending.kept, effects=ending.commits) or claim.connection is None
     return True
-
-
-_ending: set[asyncio.Future[Any]] = set()  # an event loop holds its tasks weakly
-
-
-async def to_the_end(work: Coroutine[Any, Any, bool]) -> bool:
-    """Run it in a task of its own: the request may be cancelled meanwhile, and its deadline over, and this must happen all the same."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:  # trio
-        async with shield(ENDING):
-            return await work
-    with shield(ENDING):
-        task = loop.create_task(_within(work))
-    _ending.add(task)
-    task.add_done_callback(_ending.discard)
-    return await asyncio.shield(task)
-
-
-async def _within(work: Coroutine[Any, Any, bool]) -> bool:
-    async with deadline(ENDING):
-        return await work
 
 
 async def _read(receive: Receive, limit: int) -> bytes | Answer | None:

@@ -20,7 +20,8 @@ from typing import Self, TypeVar, cast
 from holdfast.errors import HoldfastError, Rejected, StoreUnavailable
 from holdfast.scope import DeadlineBlock, deadline, shield
 from holdfast.servers.idempotency import keys
-from holdfast.servers.idempotency.part import ENDING, was_stopped
+from holdfast.servers.idempotency.finishing import ENDING, to_the_end
+from holdfast.servers.idempotency.part import was_stopped
 from holdfast.servers.idempotency.store import AsyncClaim, AsyncStore, Claim, Full, Held, Interrupted, Running, Store
 from holdfast.servers.idempotency.threaded import awaited
 from holdfast.validation import Seconds, positive_seconds
@@ -147,8 +148,6 @@ class Delivery:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        from holdfast.servers.idempotency.asgi import to_the_end
-
         claim, self._claim = cast("AsyncClaim | None", self._claim), None
         if claim is None:
             return

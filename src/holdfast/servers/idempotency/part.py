@@ -23,9 +23,6 @@ Caller: TypeAlias = Callable[[Request], "str | Awaitable[str | None] | None"]
 REPLAYED = "Idempotent-Replayed"  # the header that Stripe and many others set on an answer that is given again
 NOT_STORED = "Idempotency-Stored"  # "false" on an answer that cannot be given again
 
-# Seconds for the end of a claim when the request's own time is over: a round trip or two to a store that is well.
-ENDING = 5.0
-
 
 class Handle:
     """The connection of a request while its transaction is open. What a request leaves running does not find it any more."""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from holdfast.drivers import clock
+from holdfast.servers.idempotency.finishing import to_the_end
 from holdfast.servers.idempotency.sql_words import Exchange, Words
 from holdfast.servers.idempotency.store import Held, Running
 from holdfast.validation import count
@@ -152,7 +153,7 @@ class SQLStore:
         try:
             held = None if key is None else await _adrive(session, self._words.claim(key, fingerprint))
         except BaseException as error:
-            await session.roll_back()
+            await to_the_end(session.roll_back())
             if source.is_locked(error):
                 return Running("", 0.0)
             raise source.translated(error) from error
@@ -175,7 +176,7 @@ class SQLStore:
         try:
             result = await _adrive(session, exchange)
         except BaseException as error:
-            await session.roll_back()
+            await to_the_end(session.roll_back())
             raise source.translated(error) from error
         await session.commit()
         return result

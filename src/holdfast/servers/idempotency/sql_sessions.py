@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from holdfast.errors import DeadlineExceeded, StoreUnavailable
+from holdfast.servers.idempotency.finishing import to_the_end
 from holdfast.servers.idempotency.sql_words import Values
 from holdfast.servers.rollback import adiscard, adiscard_alchemy, discard, discard_alchemy
 
@@ -236,7 +237,7 @@ class _AlchemyAsync(_AlchemyErrors):
             await transaction.start()
             return _AlchemyAsyncSession(self._text, connection, transaction, self._guard(connection.sync_connection))
         except BaseException as error:
-            await adiscard_alchemy(connection)
+            await to_the_end(adiscard_alchemy(connection))
             raise self.translated(error) from error
 
 
@@ -376,7 +377,7 @@ class _PsycopgAsync(_PsycopgErrors):
         try:
             await session.enter()
         except BaseException as error:
-            await session.roll_back()
+            await to_the_end(session.roll_back())
             raise self.translated(error) from error
         return session
 

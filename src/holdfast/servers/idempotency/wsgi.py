@@ -12,8 +12,9 @@ from holdfast.errors import DeadlineExceeded, StoreUnavailable
 from holdfast.scope import deadline, shield
 from holdfast.servers.calling import call_app, next_chunk
 from holdfast.servers.idempotency.answers import Answer
+from holdfast.servers.idempotency.finishing import ENDING
 from holdfast.servers.idempotency.gathering import Gathering
-from holdfast.servers.idempotency.part import ENDING, NOT_STORED, Ending, Handle, Idempotency, _handle, refusal
+from holdfast.servers.idempotency.part import NOT_STORED, Ending, Handle, Idempotency, _handle, refusal
 from holdfast.servers.idempotency.store import Claim, Held, Running, Store
 from holdfast.servers.interfaces import Environ, StartResponse, WSGIApp
 from holdfast.servers.problem import reason
