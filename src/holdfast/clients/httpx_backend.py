@@ -228,9 +228,7 @@ class AsyncBackend:
             self._others = importlib.import_module(f"{self._core.library.__name__}._backends.auto").AutoBackend()
         return self._others
 
-    async def _connect_other(
-        self, host: str, port: int, timeout: float | None, local_address: str | None, options: Options | None
-    ) -> Any:
+    async def _connect_other(self, host: str, port: int, timeout: float | None, local_address: str | None, options: Options | None) -> Any:
         import trio
 
         began = trio.current_time()
