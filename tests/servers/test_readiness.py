@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import time
 from typing import Any
@@ -247,6 +248,27 @@ def test_while_it_drains_it_is_alive_and_not_ready(kind: str) -> None:
     ask = Asking(kind, Readiness())
     draining.begin()
     assert [ask(path)[0] for path in ("/livez", "/readyz", "/startupz", "/")] == [200, 503, 200, 200]
+
+
+def test_a_worker_that_ends_alone_leaves_its_siblings_ready() -> None:
+    # As gunicorn ends the old workers of a reload: what it says reaches neither its master nor the new ones.
+    child = os.fork()
+    if child == 0:
+        draining.begin()
+        os._exit(0 if draining.is_draining() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not draining.is_draining()
+
+
+def test_workers_know_at_once_that_their_master_ends() -> None:
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(told, 1)
+        os._exit(0 if draining.is_draining() else 1)
+    draining.begin()
+    os.write(tell, b"x")
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_websocket_that_comes_too_early_is_told_to_come_later() -> None:

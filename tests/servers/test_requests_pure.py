@@ -196,6 +196,7 @@ def test_a_routes_priority_is_lowered_by_anybody_and_raised_by_nobody_from_outsi
     [
         (True, "203.0.113.7", True),
         (["10.0.0.0/8"], "10.1.2.3", True),
+        (["10.0.0.0/8"], "::ffff:10.1.2.3", True),
         (["10.0.0.0/8"], "203.0.113.7", False),
         (["10.0.0.0/8", "::1"], "::1", True),
         (["10.0.0.0/8"], None, False),

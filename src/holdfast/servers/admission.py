@@ -106,6 +106,7 @@ class Admission:
             address = ipaddress.ip_address(peer or "")
         except ValueError:  # a unix socket, or a name
             return False
+        address = getattr(address, "ipv4_mapped", None) or address  # as a socket for both families writes an old address
         return any(address in network for network in self._trusted)
 
     def snapshot(self) -> dict[str, dict[str, int]]:

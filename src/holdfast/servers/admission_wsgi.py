@@ -35,7 +35,7 @@ def admitted(part: Admission, app: WSGIApp) -> WSGIApp:
             try:
                 permit = group.places.enter() or _wait(group, level)
             except Overloaded as error:
-                return refusal(error).start(start_response)
+                return refusal(error).start(environ, start_response)
             return _Place(group, permit, level).run(app, environ, start_response)
         finally:
             if token is not None:

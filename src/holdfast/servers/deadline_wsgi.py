@@ -46,10 +46,10 @@ def bounded(part: Deadline, app: WSGIApp) -> WSGIApp:
         now = clock.now()
         limit = part.begin(route, budget, environ.get(WAITED, 0.0), now, watch_of(environ))
         if now >= limit.at:
-            return late(limit.budget).start(start_response)
+            return late(limit.budget).start(environ, start_response)
         # The streams of an HTTP/2 connection share its socket.
         sock = None if "HTTP/2" in environ.get("SERVER_PROTOCOL", "") else socket_of(environ)
-        return _Exchange(limit, start_response, sock).run(app, environ)
+        return _Exchange(limit, environ, start_response, sock).run(app)
 
     return within
 
@@ -57,20 +57,23 @@ def bounded(part: Deadline, app: WSGIApp) -> WSGIApp:
 class _Exchange:
     """The application's side of one request, and the iterable that the server gets where the response is no list."""
 
-    __slots__ = ("_begun", "_body", "_interrupt", "_limit", "_pieces", "_response", "_sock", "_start_response")
+    __slots__ = ("_begun", "_body", "_environ", "_interrupt", "_limit", "_pieces", "_response", "_sock", "_start_response", "_to_server")
 
-    def __init__(self, limit: Limit, start_response: StartResponse, sock: socket.socket | None) -> None:
+    def __init__(self, limit: Limit, environ: Environ, start_response: StartResponse, sock: socket.socket | None) -> None:
         self._limit = limit
+        self._environ = environ
         self._start_response = start_response
         self._sock = sock
         self._interrupt = _interrupt()
         self._response: tuple[Any, ...] | None = None  # what the application called start_response with, not handed on yet
         self._begun = False  # the server has it
+        self._to_server: Callable[[bytes], object] = _no_write
         self._body: Iterable[bytes] = ()
         self._pieces: Iterator[bytes] | None = None
 
-    def run(self, app: WSGIApp, environ: Environ) -> Iterable[bytes]:
+    def run(self, app: WSGIApp) -> Iterable[bytes]:
         """Call the application."""
+        environ = self._environ
         self._bound_socket()
         try:
             body = self._within(call_app, app, environ, self._start)
@@ -102,14 +105,17 @@ class _Exchange:
         return self._write
 
     def _write(self, data: bytes) -> None:
+        over = self._over()
+        if over is not None:
+            raise over
         self._begin()(data)
 
     def _begin(self) -> Callable[[bytes], object]:
-        if self._response is None:
-            return _no_write
-        response, self._response = self._response, None
-        self._begun = True
-        return self._start_response(*response)
+        if self._response is not None:
+            response, self._response = self._response, None
+            self._begun = True
+            self._to_server = self._start_response(*response)
+        return self._to_server
 
     # What the server calls.
 
@@ -177,7 +183,7 @@ class _Exchange:
             raise self._cut(error) from error.__cause__
         self._response = None
         self._begun = True
-        return late(self._limit.budget).start(self._start_response)
+        return late(self._limit.budget).start(self._environ, self._start_response)
 
     def _cut(self, error: DeadlineExceeded) -> BaseException:
         """What to raise into the server, so that it closes the connection: the end of a response would be a lie."""

@@ -1,8 +1,12 @@
-"""Whether this server is about to end. One byte that a master shares with the workers it forks, so that all of them know at once."""
+"""Whether this server is about to end. One byte that a master shares with the workers it forks, so that all of them know at once.
+
+A worker that is told to end alone, as masters do with the old ones at a reload, says so of itself and not of its siblings.
+"""
 
 from __future__ import annotations
 
 import mmap
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -11,23 +15,25 @@ from typing import Any
 
 # Made when a master imports this, and the same memory in its workers.
 _flag = mmap.mmap(-1, 1)
+_master = os.getpid()
+_own = bytearray(1)  # of a worker
 
 _End = Callable[[], object]
 
 
 def is_draining() -> bool:
     """Whether this process, or the master it was forked from, was told to end."""
-    return _flag[0] != 0
+    return (_flag[0] or _own[0]) != 0
 
 
 def begin() -> None:
     """From now on it is."""
-    _flag[0] = 1
+    (_flag if os.getpid() == _master else _own)[0] = 1
 
 
 def reset() -> None:
     """It is not any more: for tests, and for masters that start again."""
-    _flag[0] = 0
+    _flag[0] = _own[0] = 0
 
 
 def on_sigterm(drain: float, stop_within: float, later: Callable[[float, _End], object]) -> Callable[[], None] | None:

@@ -81,7 +81,7 @@ class QueueAge:
                 path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
                 refusal = self._refusal(path, incoming.timeout_of_environ(environ), waited)
                 if refusal is not None:
-                    return refusal.start(start_response)
+                    return refusal.start(environ, start_response)
             return call_app(app, environ, start_response)
 
         return aged

@@ -27,7 +27,7 @@ def wsgi(readiness: Readiness, app: WSGIApp) -> WSGIApp:
             readiness.warm_soon()
         question = readiness.paths.get(f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}")
         if question is None or environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
-            return call_app(app, environ, start_response) if warm else STARTING.start(start_response)
+            return call_app(app, environ, start_response) if warm else STARTING.start(environ, start_response)
         checks = readiness.checks.look() if question == "ready" else {}
         status, body = readiness.says(question, checks, environ.get("REMOTE_ADDR"))
         start_response(f"{status} {reason(status)}", [*_HEADERS, ("Content-Length", str(len(body)))])

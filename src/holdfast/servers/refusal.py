@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from holdfast.servers.problem import CONTENT_TYPE, body_of, reason, retry_after
 
 if TYPE_CHECKING:
-    from holdfast.servers.interfaces import Send, StartResponse
+    from holdfast.servers.interfaces import Environ, Send, StartResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,12 @@ class Refusal:
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
-    def start(self, start_response: StartResponse) -> Iterable[bytes]:
+    def start(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a WSGI request."""
         body = body_of(self.status, self.code, self.detail)
         start_response(f"{self.status} {reason(self.status)}", self._headers(body))
-        return [body]
+        # WSGI servers send what they get: after HEAD a client would take it for the answer to its next request.
+        return [] if environ["REQUEST_METHOD"].upper() == "HEAD" else [body]
 
 
 def late(budget: float) -> Refusal:

@@ -66,7 +66,7 @@ class Requires:
 
         def required(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             refusal = self._refusal(f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}")
-            return call_app(app, environ, start_response) if refusal is None else refusal.start(start_response)
+            return call_app(app, environ, start_response) if refusal is None else refusal.start(environ, start_response)
 
         return required
 
