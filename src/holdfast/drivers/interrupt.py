@@ -27,7 +27,7 @@ _PACKAGE = __name__.split(".")[0]
 
 # signal.signal without its looking for an enum's member that each handler might be: that takes longer than all the rest, and a server
 # sets two handlers for each of its requests.
-_set_handler = _signal.signal
+_set_handler, _get_handler = _signal.signal, _signal.getsignal
 
 _active: list[Interrupt] = []
 
@@ -35,31 +35,38 @@ _active: list[Interrupt] = []
 class Interrupt:
     """Raises DeadlineExceeded in the main thread while it is started and its deadline has passed.
 
+    Args:
+        resident: leave our handler where there was none before. Nothing rings it; and the next, of a server's next request, finds it set.
+
     Raises:
         RuntimeError: this is not the main thread, or the system has no interval timers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, resident: bool = False) -> None:
         if not hasattr(signal, "setitimer"):
             raise RuntimeError("deadline(interrupt=True) needs signal.setitimer, which this system does not have")
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("deadline(interrupt=True) works in the main thread only: signals arrive there")
+        self._resident = resident
         self.limit: Deadline | None = None
         self.due = 0.0
         self._handler: Callable[[int, FrameType | None], Any] | int | None = None
-        self._theirs: tuple[float, float] = (0.0, 0.0)
+        self._theirs: tuple[float, float] | None = None  # of the first one: the program's timer
         self._began = 0.0
 
     def start(self, limit: Deadline) -> None:
         """Interrupt at this deadline."""
+        now = clock.now()
         self.limit = limit
-        self.due = limit.look_at(clock.now())
+        self.due = limit.look_at(now)
         _active.append(self)
-        if len(_active) == 1:
-            self._began = time.monotonic()
+        if len(_active) > 1:
+            _set()
+            return
+        if _get_handler(signal.SIGALRM) is not _ring:
             self._handler = _set_handler(signal.SIGALRM, _ring)
-            self._theirs = signal.getitimer(signal.ITIMER_REAL)
-        _set()
+        self._began = time.monotonic()
+        self._theirs = signal.setitimer(signal.ITIMER_REAL, max(_SOON, self.due - now))
 
     def stop(self) -> None:
         """End it, and give the signal back if no other interrupt is active."""
@@ -67,15 +74,16 @@ class Interrupt:
             return
         _active.remove(self)
         if _active:
-            if self._handler is not None:  # the first one holds what was there before; pass it on
+            if self._theirs is not None:  # the first one holds what was there before; pass it on
                 heir = _active[0]
                 heir._handler, heir._theirs, heir._began = self._handler, self._theirs, self._began
             _set()
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if self._handler is not None:
+        if self._handler is not None and not (self._resident and self._handler == signal.SIG_DFL):
             _set_handler(signal.SIGALRM, self._handler)
-        delay, interval = self._theirs
+        delay, interval = self._theirs or (0.0, 0.0)
+        self._theirs = None
         if delay:
             # A timer of the program that came due meanwhile rings now: late, but not lost.
             signal.setitimer(signal.ITIMER_REAL, max(_SOON, delay - (time.monotonic() - self._began)), interval)

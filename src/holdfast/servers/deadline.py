@@ -17,13 +17,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from holdfast import deadlines
+from holdfast.servers.incoming import timeout_of_environ
 from holdfast.servers.routes import Routes
 from holdfast.validation import Seconds, positive_seconds, to_seconds
 
 if TYPE_CHECKING:
-    from holdfast.deadlines import Watch
-    from holdfast.servers.interfaces import ASGIApp, WSGIApp
+    from holdfast.servers.interfaces import ASGIApp, Environ, WSGIApp
 
 # Where nothing bounds a request, so that all timers and timeouts of the system can still be set to what is left: eleven days.
 UNBOUNDED = 1e6
@@ -56,21 +55,10 @@ class Deadline:
         seconds = min(seconds, self._most)
         return route, seconds if asked is None or seconds < asked else asked
 
-    def begin(self, route: str, budget: float, waited: float, now: float, watch: Watch | None) -> deadlines.Deadline:
-        """The deadline of a request that is looked at now.
-
-        Args:
-            route: its name in errors and events.
-            budget: seconds that it may take.
-            waited: seconds that it has waited already.
-            now: monotonic seconds.
-            watch: who knows whether its client is still there.
-        """
-        outer = deadlines.ambient.get()
-        at = now - waited + budget
-        limit = deadlines.Deadline(at if outer is None else outer.tighten(at), budget, route, outer)
-        limit.watch = watch
-        return limit
+    def budget_of(self, environ: Environ) -> tuple[str, float]:
+        """The same for a WSGI request."""
+        path = "" if self._everywhere else f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+        return self.budget(path, timeout_of_environ(environ))
 
     def asgi(self, app: ASGIApp) -> ASGIApp:
         """The app behind the deadline."""

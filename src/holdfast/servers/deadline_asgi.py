@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from holdfast.deadlines import ambient
+from holdfast.deadlines import ambient, restore
 from holdfast.drivers.clock import current
-from holdfast.servers.deadline_asyncio import run
+from holdfast.servers.deadline_asyncio import AsyncioExchange
 from holdfast.servers.incoming import timeout_of_scope
 from holdfast.servers.refusal import late
 
@@ -38,10 +38,23 @@ def bounded(part: Deadline, app: ASGIApp) -> ASGIApp:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            from holdfast.servers.deadline_trio import run as run_on_trio
+            from holdfast.servers.deadline_trio import TrioExchange, run
 
-            await run_on_trio(at, budget, route, outer, clock.now, app, scope, receive, send)
-        else:
-            await run(loop, at - now, at, budget, route, outer, clock.now, app, scope, receive, send)
+            await run(TrioExchange(at, budget, route, outer, clock.now, scope, receive, send), app)
+            return
+        exchange = AsyncioExchange(at, budget, route, outer, clock.now, scope, receive, send)
+        young = exchange.begin(loop, at - now).young
+        token = ambient.set(exchange)
+        error = None
+        try:
+            await app(scope, exchange.receive, exchange.send)
+        except BaseException as raised:
+            error = raised
+        restore(token)
+        if young.pop(exchange, exchange) is exchange or error is not None or not exchange.complete:
+            try:
+                await exchange.end(error)
+            finally:
+                del error
 
     return within

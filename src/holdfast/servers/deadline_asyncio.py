@@ -9,37 +9,48 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from holdfast import events
-from holdfast.deadlines import OUTRUN_GRACE, Deadline, ambient, restore
+from holdfast.deadlines import OUTRUN_GRACE
 from holdfast.drivers.asyncio_backend import for_loop
 from holdfast.errors import DeadlineExceeded
 from holdfast.servers.exchange import Exchange
 
-if TYPE_CHECKING:
-    from holdfast.servers.interfaces import ASGIApp, Receive, Scope, Send
-
 # How often the patrol comes. It looks after whoever it has met the time before.
-_PATROL = 0.05
+_EVERY = 0.05
+
+# A deadline this near comes before the patrol would have met the request twice.
+SOON = 2 * _EVERY
 
 # Work that can be cancelled has ended this long after its deadline, and its request is answered in the usual way.
 SLACK = 0.02
 
 
-class _Exchange(Exchange):
+class AsyncioExchange(Exchange):
     """One that runs in a task."""
 
-    __slots__ = ("_answer", "_cancels", "_fired", "_loop", "_task", "_timer", "_watcher")
+    __slots__ = ("_answer", "_cancels", "_fired", "_loop", "_task", "_timer", "_watcher", "round")
 
     event = asyncio.Event
+    _loop: asyncio.AbstractEventLoop
+    _task: asyncio.Task[Any] | None
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *of: Any) -> None:
-        super().__init__(*of)
+    def begin(self, loop: asyncio.AbstractEventLoop, left: float) -> Patrol:
+        """It runs from now on, in this task; `left` seconds are left of it."""
         self._loop = loop
         self._task = asyncio.current_task(loop)
         self._timer: asyncio.TimerHandle | None = None
         self._fired = False
+        patrol = patrol_of(loop)
+        self.round = patrol.round
+        if left < SOON:
+            self.look_after()
+        else:
+            patrol.young[self] = None
+            if not patrol.walking:
+                patrol.walk()
+        return patrol
 
     def look_after(self) -> None:
         """End it at its deadline, or when its client goes."""
@@ -103,74 +114,45 @@ class _Exchange(Exchange):
             del error
 
 
-async def run(
-    loop: asyncio.AbstractEventLoop,
-    left: float,
-    at: float,
-    budget: float,
-    route: str,
-    outer: Deadline | None,
-    now: Callable[[], float],
-    app: ASGIApp,
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-) -> None:
-    """Run the application until it ends, its deadline comes, or its client goes."""
-    exchange = _Exchange(loop, at, budget, route, outer, now, scope, receive, send)
-    patrol = loop.__dict__.get(_NAME) or _patrol(loop)
-    young = patrol.young
-    if left < 2 * _PATROL:  # before the patrol would have met it twice
-        exchange.look_after()
-    else:
-        young[exchange] = None
-        if not patrol.walking:
-            patrol.walk()
-    token = ambient.set(exchange)
-    error = None
-    try:
-        await app(scope, exchange.receive, exchange.send)
-    except BaseException as raised:
-        error = raised
-    restore(token)
-    try:
-        if young.pop(exchange, patrol) is patrol or error is not None or not exchange.complete:
-            await exchange.end(error)
-    finally:
-        del error
+class Patrol:
+    """The young requests of one event loop. Of those that have ended it keeps nothing: their memory is the next request's."""
 
-
-class _Patrol:
-    """The young requests of one event loop."""
-
-    __slots__ = ("_loop", "walking", "young")
+    __slots__ = ("_loop", "round", "walking", "young")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self.young: dict[_Exchange, None] = {}
+        self.young: dict[AsyncioExchange, None] = {}
+        self.round = 0
         self.walking = False
 
     def walk(self) -> None:
         """Come again in a while."""
         loop = self._loop()
-        self.walking = loop is not None and bool(self.young)
-        if loop is not None and self.young:
-            loop.call_later(_PATROL, self._look, list(self.young))
+        self.walking = loop is not None
+        if loop is not None:
+            loop.call_later(_EVERY, self._look)
 
-    def _look(self, met: list[_Exchange]) -> None:
-        for exchange in met:
-            if exchange in self.young:
-                del self.young[exchange]
-                exchange.look_after()
-        self.walk()
+    def _look(self) -> None:
+        for exchange in list(self.young):
+            if exchange.round == self.round:
+                break  # this one and all behind it came after the last look
+            del self.young[exchange]
+            exchange.look_after()
+        self.round += 1
+        self.walking = False
+        if self.young:
+            self.walk()
 
 
 # It hangs on the loop itself and dies with it, see drivers/asyncio_backend.
 _NAME = "_holdfast_patrol"
 
 
-def _patrol(loop: asyncio.AbstractEventLoop) -> _Patrol:
-    patrol: _Patrol = loop.__dict__.setdefault(_NAME, _Patrol(loop))
+def patrol_of(loop: asyncio.AbstractEventLoop) -> Patrol:
+    """The patrol of a running loop."""
+    patrol: Patrol | None = loop.__dict__.get(_NAME)
+    if patrol is None:
+        patrol = loop.__dict__[_NAME] = Patrol(loop)
     return patrol
 
 
@@ -188,5 +170,5 @@ def _tell_of_the_end(exchange: Exchange) -> None:
 def report(route: str | None, budget: float, over_at: float, now: Callable[[], float]) -> None:
     """Tell how long work went on after its request was over, unless that is only how long ending takes."""
     outside = now() - over_at
-    if outside > OUTRUN_GRACE + SLACK + _PATROL:
+    if outside > OUTRUN_GRACE + SLACK + _EVERY:
         events.publish([events.DeadlineOutrun(route or "", budget, budget + outside, outside)])

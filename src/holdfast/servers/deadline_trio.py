@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from holdfast import events
-from holdfast.deadlines import Deadline, ambient, restore
+from holdfast.deadlines import ambient, restore
 from holdfast.errors import DeadlineExceeded
 from holdfast.servers.deadline_asyncio import SLACK, report
 from holdfast.servers.exchange import Exchange
 
 if TYPE_CHECKING:
-    from holdfast.servers.interfaces import ASGIApp, Message, Receive, Scope, Send
+    from holdfast.servers.interfaces import ASGIApp, Message
 
 
-class _Exchange(Exchange):
+class TrioExchange(Exchange):
     """One that runs in a cancel scope."""
 
     __slots__ = ("cancel",)
@@ -47,19 +47,8 @@ class _Exchange(Exchange):
             await self.answer()
 
 
-async def run(
-    at: float,
-    budget: float,
-    route: str,
-    outer: Deadline | None,
-    now: Callable[[], float],
-    app: ASGIApp,
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-) -> None:
+async def run(exchange: TrioExchange, app: ASGIApp) -> None:
     """Run the application until it ends, its deadline comes, or its client goes."""
-    exchange = _Exchange(at, budget, route, outer, now, scope, receive, send)
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(exchange.reader().watch)
@@ -67,7 +56,7 @@ async def run(
         token = ambient.set(exchange)
         try:
             with exchange.cancel:
-                await app(scope, exchange.receive, exchange.send)
+                await app(exchange.scope, exchange.receive, exchange.send)
         except Exception as error:
             failure = error  # raised outside, so that the nursery does not wrap it
         finally:
@@ -77,7 +66,7 @@ async def run(
                 failure = None
             await exchange.answer()
             if events.listeners:
-                report(exchange.policy, exchange.budget, exchange.at, now)  # trio waits for its threads
+                report(exchange.policy, exchange.budget, exchange.at, exchange._now)  # trio waits for its threads
         nursery.cancel_scope.cancel()
     if failure is not None:
         try:

@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from holdfast import events
 from holdfast.deadlines import Deadline as Limit
@@ -20,12 +20,10 @@ from holdfast.drivers.interrupt import Interrupt
 from holdfast.errors import ClientGone, DeadlineExceeded
 from holdfast.servers.calling import call_app, next_chunk
 from holdfast.servers.client import socket_of, watch_of
-from holdfast.servers.incoming import timeout_of_environ
 from holdfast.servers.refusal import late
 
 if TYPE_CHECKING:
-    import socket
-
+    from holdfast.deadlines import Watch
     from holdfast.servers.deadline import Deadline
     from holdfast.servers.interfaces import Environ, StartResponse, WSGIApp
 
@@ -41,42 +39,53 @@ def bounded(part: Deadline, app: WSGIApp) -> WSGIApp:
     """The app, each of its requests under a deadline."""
 
     def within(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-        route, budget = part.budget(path, timeout_of_environ(environ))
-        now = clock.now()
-        limit = part.begin(route, budget, environ.get(WAITED, 0.0), now, watch_of(environ))
-        if now >= limit.at:
-            return late(limit.budget).start(environ, start_response)
-        # The streams of an HTTP/2 connection share its socket.
-        sock = None if "HTTP/2" in environ.get("SERVER_PROTOCOL", "") else socket_of(environ)
-        return _Exchange(limit, environ, start_response, sock).run(app)
+        route, budget = part.budget_of(environ)
+        now = clock.current.get().now()
+        at = now - environ.get(WAITED, 0.0) + budget
+        outer = ambient.get()
+        if outer is not None:
+            at = outer.tighten(at)
+        if now >= at:
+            return late(budget).start(environ, start_response)
+        exchange = _Exchange(at, budget, route, outer, environ, start_response)
+        exchange.bound_socket(at - now)
+        return exchange.run(app)
 
     return within
 
 
-class _Exchange:
-    """The application's side of one request, and the iterable that the server gets where the response is no list."""
+class _Exchange(Limit):
+    """One request, which is its own deadline; and the iterable that the server gets where the response is no list."""
 
-    __slots__ = ("_begun", "_body", "_environ", "_interrupt", "_limit", "_pieces", "_response", "_sock", "_start_response", "_to_server")
+    __slots__ = ("_begun", "_body", "_environ", "_interrupt", "_pieces", "_response", "_start_response", "_to_server", "_watch")
 
-    def __init__(self, limit: Limit, environ: Environ, start_response: StartResponse, sock: socket.socket | None) -> None:
-        self._limit = limit
+    def __init__(
+        self, at: float, budget: float, policy: str, parent: Limit | None, environ: Environ, start_response: StartResponse
+    ) -> None:
+        # Not by `Deadline.__init__`: what is nested in this asks it for its client, which most requests never need.
+        self.at = at
+        self.budget = budget
+        self.policy = policy
+        self.parent = parent
         self._environ = environ
         self._start_response = start_response
-        self._sock = sock
         self._interrupt = _interrupt()
         self._response: tuple[Any, ...] | None = None  # what the application called start_response with, not handed on yet
         self._begun = False  # the server has it
         self._to_server: Callable[[bytes], object] = _no_write
-        self._body: Iterable[bytes] = ()
-        self._pieces: Iterator[bytes] | None = None
+        self._watch: Watch | bool | None = False  # not looked for yet
+
+    @property
+    def watch(self) -> Watch | None:  # type: ignore[override]  # a slot there
+        """Who tells whether the client is still there."""
+        if self._watch is False:
+            self._watch = watch_of(self._environ)
+        return cast("Watch | None", self._watch)
 
     def run(self, app: WSGIApp) -> Iterable[bytes]:
         """Call the application."""
-        environ = self._environ
-        self._bound_socket()
         try:
-            body = self._within(call_app, app, environ, self._start)
+            body = self._within(call_app, app, self._environ, self._start)
         except DeadlineExceeded as error:
             return self._ended(error)
         except BaseException:
@@ -86,13 +95,16 @@ class _Exchange:
         if over is not None and not self._begun:
             _close(body)
             return self._ended(over)
-        file_wrapper = environ.get("wsgi.file_wrapper")
-        if isinstance(body, (list, tuple)) or (isinstance(file_wrapper, type) and isinstance(body, file_wrapper)):
+        if isinstance(body, (list, tuple)) or self._is_file(body):
             self._begin()
-            self._report()
             return body
         self._body = body
+        self._pieces: Iterator[bytes] | None = None
         return self
+
+    def _is_file(self, body: object) -> bool:
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        return isinstance(wrapper, type) and isinstance(body, wrapper)
 
     # What the application calls.
 
@@ -147,7 +159,7 @@ class _Exchange:
     def close(self) -> None:
         """The server is done with the response."""
         body, self._body = self._body, ()
-        token = ambient.set(self._limit)
+        token = ambient.set(self)
         try:
             _close(body)
         finally:
@@ -158,12 +170,12 @@ class _Exchange:
 
     def _within(self, work: Callable[..., T], *args: Any) -> T:
         """Do some of the application's work under the deadline."""
-        token = ambient.set(self._limit)
+        token = ambient.set(self)
         interrupt = self._interrupt
         try:
             if interrupt is None:
                 return work(*args)
-            interrupt.start(self._limit)
+            interrupt.start(self)
             try:
                 return work(*args)
             finally:
@@ -174,30 +186,32 @@ class _Exchange:
     def _over(self) -> DeadlineExceeded | None:
         """Late work is late, also where it could not be stopped."""
         now = clock.now()
-        return self._limit.exceeded(now) if now >= self._limit.at else None
+        return self.exceeded(now) if now >= self.at else None
 
     def _ended(self, error: DeadlineExceeded) -> Iterable[bytes]:
         """Answer instead of the application; what it raised for another reason is raised."""
         self._report()
-        if self._begun or isinstance(error, ClientGone) or not self._limit.encloses(error):
+        if self._begun or isinstance(error, ClientGone) or not self.encloses(error):
             raise self._cut(error) from error.__cause__
         self._response = None
         self._begun = True
-        return late(self._limit.budget).start(self._environ, self._start_response)
+        return late(self.budget).start(self._environ, self._start_response)
 
     def _cut(self, error: DeadlineExceeded) -> BaseException:
         """What to raise into the server, so that it closes the connection: the end of a response would be a lie."""
-        return _Gone(errno.EPIPE, f"cut off: {error}") if self._limit.encloses(error) else error
+        return _Gone(errno.EPIPE, f"cut off: {error}") if self.encloses(error) else error
 
-    def _bound_socket(self) -> None:
-        # The body that the application reads, and what the server writes for it: a slow client holds a worker as well as slow work does.
-        if self._sock is not None:
+    def bound_socket(self, left: float) -> None:
+        """Bound the body that the application reads, and what the server writes for it: a slow client holds a worker too."""
+        # The streams of an HTTP/2 connection share its socket.
+        sock = None if "HTTP/2" in self._environ.get("SERVER_PROTOCOL", "") else socket_of(self._environ)
+        if sock is not None:
             with suppress(OSError):
-                self._sock.settimeout(max(_LEAST, self._limit.remaining(clock.now())))
+                sock.settimeout(max(_LEAST, left))
 
     def _report(self) -> None:
         if events.listeners:
-            outrun = self._limit.outrun(clock.now())
+            outrun = self.outrun(clock.now())
             if outrun is not None:
                 events.publish([outrun])
 
@@ -209,7 +223,7 @@ class _Gone(BrokenPipeError):
 def _interrupt() -> Interrupt | None:
     """An interrupt, where this thread can have one."""
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
-        return Interrupt()
+        return Interrupt(resident=True)
     return None
 
 

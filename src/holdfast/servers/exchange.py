@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from holdfast.deadlines import Deadline, Watch
+from holdfast.errors import DeadlineExceeded
 from holdfast.servers.deadline import UNBOUNDED
 from holdfast.servers.refusal import late
 
@@ -98,18 +99,23 @@ class Exchange(Deadline):
 
     def send(self, message: Message) -> Awaitable[None]:
         """Take a message."""
-        now = self._now()
-        if self.answered or self.left or now >= self.at:
-            over = self.over(now)
-            raise over if over is not None else self.exceeded(now)
-        kind = message["type"]
-        if kind == "http.response.body":
+        if self.answered or self.left:
+            raise self._refusal()
+        if message["type"] == "http.response.body":
             if not message.get("more_body"):
                 self.complete = True
-                self.at = now + UNBOUNDED
-        elif kind == "http.response.start":
-            self.started = True
+                self.at += UNBOUNDED
+            elif self._now() >= self.at:
+                raise self._refusal()
+        elif not self.started:
+            if self._now() >= self.at:
+                raise self._refusal()
+            self.started = message["type"] == "http.response.start"
         return self._send(message)
+
+    def _refusal(self) -> DeadlineExceeded:
+        now = self._now()
+        return self.over(now) or self.exceeded(now)
 
     # What the runner calls.
 

@@ -16,7 +16,10 @@ _STARTS = ("x-request-start", "x-queue-start")
 
 _TIMEOUT_BYTES = frozenset(name.encode() for name in _TIMEOUTS)
 _START_BYTES = frozenset(name.encode() for name in _STARTS)
-_TIMEOUT_KEYS = tuple((f"HTTP_{name.upper().replace('-', '_')}", name) for name in _TIMEOUTS)
+_TIMEOUT_KEYS = tuple(
+    (f"HTTP_{name.upper().replace('-', '_')}", headers.parse_grpc_timeout if name == "grpc-timeout" else headers.parse_milliseconds)
+    for name in _TIMEOUTS
+)
 _START_KEYS = tuple(f"HTTP_{name.upper().replace('-', '_')}" for name in _STARTS)
 
 # nginx writes seconds with a fraction, Heroku milliseconds, Apache microseconds; 19 digits are nanoseconds.
@@ -40,8 +43,15 @@ def timeout_of_scope(scope: Scope) -> float | None:
 
 def timeout_of_environ(environ: Environ) -> float | None:
     """The same of a WSGI request, where servers join a header that came twice by commas."""
-    pairs = [(name, part) for key, name in _TIMEOUT_KEYS if key in environ for part in str(environ[key]).split(",")]
-    return headers.timeout(pairs) if pairs else None
+    found = None
+    for key, read in _TIMEOUT_KEYS:
+        text = environ.get(key)
+        if text is not None:
+            for part in str(text).split(","):
+                seconds = read(part)
+                if seconds is not None and (found is None or seconds < found):
+                    found = seconds
+    return found
 
 
 def waited_by_scope(scope: Scope, now: float) -> float:
