@@ -336,29 +336,30 @@ def _off(what: str, made: int, wanted: float) -> Figure:
 
 
 def clients(scale: float) -> Iterator[Figure]:
-    """A thousand small clients: the case in which budgets of their own drift to "retry always"."""
-    number, calls = 1000, round(100_000 * scale)
-    seconds = calls / number  # a call a second each
+    """Many small clients: the case in which budgets of their own drift to "retry always", since their floors add up."""
+    total, seconds = 1000.0, 100 * scale
     floor, window = 1.0, 10.0
-    wanted = 0.1 * calls + floor * (seconds + window)
 
     def make() -> Budget:
         return Budget(ratio=0.1, min_per_second=floor, window=window)
 
-    none = _outage(number, seconds, lambda: None, None)
-    alone = _outage(number, seconds, make, None)
+    for number in (10, 100, 1000, 10_000):
+        calls, retries = _outage(number, total / number, seconds, make, None)
+        yield Figure(
+            f"an outage, {number} clients with 1,000 calls a second together, a budget each: attempts per call", 1 + retries / calls
+        )
+    calls, retries = _outage(1000, 1.0, seconds, lambda: None, None)
+    yield Figure("  1,000 clients without a budget: attempts per call", 1 + retries / calls)
     with redis_server() as server:
         store = VirtualStore(server.url)
-        together = _outage(number, seconds, make, store)
+        calls, retries = _outage(1000, 1.0, seconds, make, store)
         store.close()
-    yield Figure("1,000 clients in an outage, no budget: attempts per call", (none[0] + none[1]) / none[0])
-    yield Figure("  budgets of their own: attempts per call", (alone[0] + alone[1]) / alone[0])
-    yield Figure("  one budget for the fleet: attempts per call", (together[0] + together[1]) / together[0])
-    yield _off("  one budget for the fleet: retries off the share + floor by", together[1], wanted * together[0] / calls)
+    yield Figure("  1,000 clients with one budget for the fleet: attempts per call", 1 + retries / calls)
+    yield _off(f"  {calls} calls of 1,000 clients: retries off the share + floor by", retries, 0.1 * calls + floor * (seconds + window))
 
 
-def _outage(number: int, seconds: float, make: Callable[[], Budget | None], store: VirtualStore | None) -> tuple[int, int]:
-    """Calls and retries of clients in virtual time, each calling once a second something that is down."""
+def _outage(number: int, rate: float, seconds: float, make: Callable[[], Budget | None], store: VirtualStore | None) -> tuple[int, int]:
+    """Calls and retries of clients in virtual time, each calling `rate` times a second something that is down."""
     rng, world, made = random.Random(7), virtual.World(1000.0), [0, 0]
     end = 1000.0 + seconds
 
@@ -368,12 +369,12 @@ def _outage(number: int, seconds: float, make: Callable[[], Budget | None], stor
         raise ConnectionError
 
     def client(policy: Policy) -> virtual.Process[None]:
-        yield rng.random()
+        yield rng.expovariate(rate)
         while world.now() < end:
             made[0] += 1
             with contextlib.suppress(ConnectionError):
                 yield from virtual.run(world, policy._plan, down)
-            yield rng.expovariate(1.0)
+            yield rng.expovariate(rate)
 
     def rounds(process: Process) -> virtual.Process[None]:
         yield rng.random() * INTERVAL
