@@ -46,7 +46,7 @@ def _seconds_until_lost(act: Callable[[], object], kind: type[Exception]) -> flo
 def test_pika_notices_while_it_waits_for_events(silence: Silent) -> None:
     url, begin = silence
     connection = connect(url, dead_after=_DEAD_AFTER)
-    connection.process_data_events(1.5)
+    connection.process_data_events(0.5)
     begin()
     assert _seconds_until_lost(lambda: connection.process_data_events(20), pika.exceptions.AMQPHeartbeatTimeout) <= _NOTICED
     assert connection.is_closed
@@ -69,7 +69,7 @@ def test_aio_pika_notices_while_nobody_asks(silence: Silent) -> None:
         connection = await aconnect(url, dead_after=_DEAD_AFTER)
         closed = asyncio.Event()
         connection.close_callbacks.add(lambda *_: closed.set())
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(0.5)
         assert not closed.is_set()
         begin()
         began = time.monotonic()
