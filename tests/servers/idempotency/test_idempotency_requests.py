@@ -12,6 +12,7 @@ from idempotency_apps import Ask, Handler, ask_asgi, ask_wsgi, asker
 
 import holdfast
 from holdfast.servers import Idempotency, MemoryStore
+from holdfast.servers.asgi import Shield
 from holdfast.testing import FakeClock
 
 KINDS = ("wsgi", "asgi")
@@ -278,6 +279,39 @@ def test_a_request_that_is_too_large_to_compare_is_refused(kind: str) -> None:
     assert (response.status, response.code) == (413, "request-too-large")
     assert ask(body=b"x" * 10).status == 201
     assert ask(None, body=b"x" * 11).status == 201
+
+
+def test_nobody_waits_for_what_an_app_does_after_its_answer() -> None:
+    async def scenario() -> tuple[list[str], list[int]]:
+        events: list[str] = []
+        statuses: list[int] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            events.append("work")
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"ok"})
+            await asyncio.sleep(0.2)
+            events.append("background")
+
+        shielded = Shield(app, deadline=0.1, idempotency=Idempotency(MemoryStore()))
+
+        async def receive() -> Any:
+            if len(statuses) > 2:
+                await asyncio.Event().wait()
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+                events.append("answer")
+
+        for _ in range(2):
+            scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"idempotency-key", b"k")]}
+            await shielded(scope, receive, send)
+        return events, statuses
+
+    # Held back, it would be late, and the work that was done would be done again.
+    assert asyncio.run(scenario()) == (["work", "answer", "background", "answer"], [200, 200])
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "٣", "9" * 30])

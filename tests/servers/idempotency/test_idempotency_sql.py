@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from idempotency_apps import Response, ask_asgi, ask_wsgi
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.orm import Session
 
-from holdfast.errors import StoreUnavailable
+from holdfast import deadline
+from holdfast.errors import DeadlineExceeded, StoreUnavailable
 from holdfast.replay.parts.postgres import PostgresServer, postgres_server
 from holdfast.replay.parts.process import Unavailable
 from holdfast.servers import Idempotency, SQLStore
@@ -306,6 +308,15 @@ def test_a_database_that_is_not_there_is_503_and_nothing_runs() -> None:
 def test_the_connection_is_there_for_requests_alone() -> None:
     with pytest.raises(LookupError, match="no transaction here"):
         connection(psycopg.Connection)
+
+
+def test_work_that_ends_after_its_deadline_is_rolled_back(shop: Shop) -> None:
+    """Its caller is told that it was too late, so nothing may have happened."""
+    shop.ask("first")
+    shop.reply = lambda: time.sleep(0.35) or 201
+    with pytest.raises(DeadlineExceeded), deadline(0.3):
+        shop.ask()
+    assert (shop.ran, shop.orders, shop.records) == (2, 1, 1)
 
 
 def test_what_a_request_leaves_running_does_not_find_its_connection(shop: Shop) -> None:

@@ -7,7 +7,7 @@ from inspect import isawaitable
 
 from holdfast.deadlines import ambient
 from holdfast.errors import DeadlineExceeded, StoreUnavailable
-from holdfast.scope import deadline
+from holdfast.scope import check, deadline
 from holdfast.servers.idempotency.answers import Answer, Pairs
 from holdfast.servers.idempotency.finishing import to_the_end
 from holdfast.servers.idempotency.gathering import Gathering
@@ -67,6 +67,7 @@ class _Run:
         self._part = part
         self._said = [(NOT_STORED, "false")] if keyed else []
         self._claim = claim
+        self._transactional = claim.connection is not None
         self._send = send
         self._gathering = Gathering(part.max_body)
         self._whole = False
@@ -83,11 +84,14 @@ class _Run:
                 if self._claim.lease is not None:
                     limit = (await stack.enter_async_context(deadline(self._claim.lease))).limit
                 await app(scope, receive, self._collect)
+                if self._claim.connection is not None and not self._settled:
+                    check()  # late is stopped: what can be rolled back is
             if not self._whole:
                 raise RuntimeError("the application ended without completing its answer")
         except BaseException as error:
+            answered = self._settled
             await self._end_after(error)
-            if isinstance(error, DeadlineExceeded) and limit is not outer and error._source is limit and not self._passing:
+            if isinstance(error, DeadlineExceeded) and limit is not outer and error._source is limit and not answered:
                 return await _give(refusal(504, "deadline-exceeded", "The request took longer than it may."), self._send)
             raise
         finally:
@@ -96,6 +100,8 @@ class _Run:
         return await self._give()
 
     async def _collect(self, message: Message) -> None:
+        if self._settled and not self._passing:
+            return
         if self._passing or message["type"] not in {"http.response.start", "http.response.body"}:
             if not self._whole:
                 self._whole = message["type"] == "http.response.body" and not message.get("more_body", False)
@@ -112,6 +118,10 @@ class _Run:
         self._whole = not message.get("more_body", False)
         if gathering.too_large:
             await self._pass()
+        elif self._whole and not self._transactional:
+            # What comes after it, like background tasks, is nobody's to wait for. Only a transaction stays open until the app returns:
+            # what frameworks clean up after the answer, like a session that flushes, still belongs to it.
+            await self._give()
 
     async def _pass(self) -> None:
         """The answer is too large to be kept: end the claim, and let it through from now on."""

@@ -68,7 +68,7 @@ class SQLStore:
     transactional = True
 
     def __init__(self, database: Database, *, table: str = "holdfast_idempotency", create: bool = True) -> None:
-        from holdfast.servers.idempotency.sql_sessions import sources
+        from holdfast.servers.idempotency.sql_sources import sources
 
         dialect, self._source, self._async_source = sources(database)
         self._words = Words(table, dialect)

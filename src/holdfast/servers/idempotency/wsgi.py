@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from holdfast.deadlines import ambient
 from holdfast.errors import DeadlineExceeded, StoreUnavailable
-from holdfast.scope import deadline, shield
+from holdfast.scope import check, deadline, shield
 from holdfast.servers.calling import call_app, next_chunk
 from holdfast.servers.idempotency.answers import Answer
 from holdfast.servers.idempotency.finishing import ENDING
@@ -74,14 +74,18 @@ class _Run:
         outer = ambient.get()
         handle = Handle(self._claim.connection)
         token = _handle.set(handle)
-        limit = None
+        limit = rest = None
         try:
             with contextlib.ExitStack() as stack:
                 if self._claim.lease is not None:
                     limit = stack.enter_context(deadline(self._claim.lease)).limit
                 rest = self._gather(app, environ)
+                if self._claim.connection is not None:
+                    check()  # late is stopped: what can be rolled back is
         except BaseException as error:
             self._end_after(error)
+            if rest is not None:
+                rest.close()
             if isinstance(error, DeadlineExceeded) and limit is not outer and error._source is limit:
                 return _give(refusal(504, "deadline-exceeded", "The request took longer than it may."), start_response)
             raise

@@ -1,0 +1,176 @@
+"""Transactions of psycopg, see `sql_sessions`."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+
+from holdfast.errors import DeadlineExceeded
+from holdfast.servers.idempotency.finishing import to_the_end
+from holdfast.servers.idempotency.sql_sessions import Rows, unavailable
+from holdfast.servers.idempotency.sql_words import Values
+from holdfast.servers.rollback import adiscard, discard
+
+
+class _Errors:
+    def __init__(self, take: Callable[[], Any], give: Callable[[Any], Any]) -> None:
+        self._take = take
+        self._give = give
+
+    def is_duplicate(self, error: BaseException) -> bool:
+        return isinstance(error, psycopg.errors.UniqueViolation)
+
+    def is_locked(self, error: BaseException) -> bool:  # noqa: ARG002  (SQLite's)
+        return False
+
+    def translated(self, error: BaseException) -> BaseException:
+        lost = isinstance(error, psycopg.OperationalError) and not isinstance(error, DeadlineExceeded)
+        return unavailable(error) if lost or type(error).__name__ in {"PoolTimeout", "PoolClosed", "TooManyRequests"} else error
+
+
+def _pyformat(text: str) -> str:
+    # The statements are ours: in them a colon before a word is a parameter, and there are no percent signs.
+    return re.sub(r":(\w+)", r"%(\1)s", text)
+
+
+class ConnectionSource(_Errors):
+    """`Source` of connections: how to take one, and how to give it back."""
+
+    def begin(self) -> _ConnectionSession:
+        """See `Source`."""
+        try:
+            connection = self._take()
+        except BaseException as error:
+            raise self.translated(error) from error
+        if inspect.iscoroutine(connection):
+            connection.close()
+            raise TypeError("SQLStore.database is a plain function that returned a coroutine; give an `async def`")
+        session = _ConnectionSession(connection, self._give)
+        try:
+            session.enter()
+        except BaseException as error:
+            session.roll_back()
+            raise self.translated(error) from error
+        return session
+
+
+class _ConnectionSession:
+    def __init__(self, connection: Any, give: Callable[[Any], Any]) -> None:
+        self.connection = connection
+        self._give = give
+        self._transaction: Any = None
+        self._ended = False
+
+    def enter(self) -> None:
+        # A block of psycopg's: inside, `transaction()` is a savepoint, and `commit()` is an error.
+        self._transaction = self.connection.transaction()
+        self._transaction.__enter__()
+
+    def execute(self, text: str, values: Values) -> Rows:
+        cursor = self.connection.execute(_pyformat(text), values)
+        return [tuple(row) for row in cursor.fetchall()] if cursor.description is not None else []
+
+    def commit(self) -> None:
+        self._transaction.__exit__(None, None, None)
+        self._done()
+
+    def roll_back(self) -> None:
+        if self._ended:
+            return
+        try:
+            if self._transaction is not None:
+                _RolledBack.through(self._transaction)
+            if self.connection.info.transaction_status.name != "IDLE":
+                discard(self.connection)
+        except BaseException:
+            discard(self.connection)
+        self._done()
+
+    def _done(self) -> None:
+        self._ended = True
+        with contextlib.suppress(Exception):
+            self._give(self.connection)
+
+
+class _RolledBack(Exception):
+    """No error: it is how a block of psycopg is told to roll back."""
+
+    @classmethod
+    def through(cls, transaction: Any) -> None:
+        error = cls()
+        transaction.__exit__(cls, error, None)
+
+    @classmethod
+    async def athrough(cls, transaction: Any) -> None:
+        error = cls()
+        await transaction.__aexit__(cls, error, None)
+
+
+class AsyncConnectionSource(_Errors):
+    """`AsyncSource` of async connections: how to take one, and how to give it back."""
+
+    async def begin(self) -> _AsyncConnectionSession:
+        """See `Source`."""
+        try:
+            connection = await self._take()
+        except BaseException as error:
+            raise self.translated(error) from error
+        session = _AsyncConnectionSession(connection, self._give)
+        try:
+            await session.enter()
+        except BaseException as error:
+            await to_the_end(session.roll_back())
+            raise self.translated(error) from error
+        return session
+
+
+class _AsyncConnectionSession:
+    def __init__(self, connection: Any, give: Callable[[Any], Any]) -> None:
+        self.connection = connection
+        self._give = give
+        self._transaction: Any = None
+        self._ended = False
+
+    async def enter(self) -> None:
+        self._transaction = self.connection.transaction()
+        await self._transaction.__aenter__()
+
+    async def execute(self, text: str, values: Values) -> Rows:
+        cursor = await self.connection.execute(_pyformat(text), values)
+        return [tuple(row) for row in await cursor.fetchall()] if cursor.description is not None else []
+
+    async def commit(self) -> None:
+        await self._transaction.__aexit__(None, None, None)
+        await self._done()
+
+    async def roll_back(self) -> None:
+        if self._ended:
+            return
+        try:
+            if self._transaction is not None:
+                await _RolledBack.athrough(self._transaction)
+            if self.connection.info.transaction_status.name != "IDLE":
+                await adiscard(self.connection)
+        except BaseException:
+            await adiscard(self.connection)
+        await self._done()
+
+    async def _done(self) -> None:
+        self._ended = True
+        with contextlib.suppress(Exception):
+            await self._give(self.connection)
+
+
+def close(connection: Any) -> None:
+    """What is done with a connection that was made for one transaction."""
+    connection.close()
+
+
+async def aclose(connection: Any) -> None:
+    """See `close`."""
+    await connection.close()

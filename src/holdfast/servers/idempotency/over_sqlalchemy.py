@@ -1,0 +1,138 @@
+"""Transactions of SQLAlchemy, see `sql_sessions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import event, exc, text
+
+from holdfast.errors import DeadlineExceeded
+from holdfast.servers.idempotency.finishing import to_the_end
+from holdfast.servers.idempotency.sql_sessions import Rows, unavailable
+from holdfast.servers.idempotency.sql_words import Values
+from holdfast.servers.rollback import adiscard_alchemy, discard_alchemy
+
+
+class _Errors:
+    def __init__(self, engine: Any) -> None:
+        levels = (engine.get_execution_options().get("isolation_level"), getattr(engine.dialect, "_on_connect_isolation_level", None))
+        if "AUTOCOMMIT" in levels:
+            raise ValueError("SQLStore.database must not be in AUTOCOMMIT: effects and record would be committed apart")
+        self._engine = engine
+
+    def is_duplicate(self, error: BaseException) -> bool:
+        return isinstance(error, exc.IntegrityError)
+
+    def is_locked(self, error: BaseException) -> bool:
+        return isinstance(error, exc.OperationalError) and "database is locked" in str(error)
+
+    def translated(self, error: BaseException) -> BaseException:
+        lost = isinstance(error, (exc.OperationalError, exc.InterfaceError, exc.TimeoutError))
+        return unavailable(error) if lost and not isinstance(error, DeadlineExceeded) else error
+
+    def _guard(self, connection: Any) -> Callable[[], None]:
+        """Refuse a commit that is not the store's, and return what lets its own through."""
+        own = False
+
+        def refuse(_: object) -> None:
+            if not own:
+                raise RuntimeError("this transaction is committed with its record, by the store; use begin_nested() or a Session inside")
+
+        def let() -> None:
+            nonlocal own
+            own = True
+
+        event.listen(connection, "commit", refuse)
+        return let
+
+
+class EngineSource(_Errors):
+    """`Source` of an `Engine`."""
+
+    def begin(self) -> _EngineSession:
+        """See `Source`."""
+        connection = None
+        try:
+            connection = self._engine.connect()
+            return _EngineSession(connection, connection.begin(), self._guard(connection))
+        except BaseException as error:
+            if connection is not None:
+                discard_alchemy(connection)
+            raise self.translated(error) from error
+
+
+class _EngineSession:
+    def __init__(self, connection: Any, transaction: Any, let: Callable[[], None]) -> None:
+        self.connection = connection
+        self._transaction = transaction
+        self._let = let
+
+    def execute(self, words: str, values: Values) -> Rows:
+        result = self.connection.execute(text(words), dict(values))
+        return [tuple(row) for row in result] if result.returns_rows else []
+
+    def commit(self) -> None:
+        self._let()
+        try:
+            self._transaction.commit()
+        except BaseException:
+            discard_alchemy(self.connection)
+            raise
+        self.connection.close()
+
+    def roll_back(self) -> None:
+        if self.connection.closed:
+            return
+        try:
+            self._transaction.rollback()
+        except BaseException:
+            discard_alchemy(self.connection)
+        else:
+            self.connection.close()
+
+
+class AsyncEngineSource(_Errors):
+    """`AsyncSource` of an `AsyncEngine`."""
+
+    async def begin(self) -> _AsyncEngineSession:
+        """See `Source`."""
+        connection = self._engine.connect()
+        try:
+            await connection.start()
+            transaction = connection.begin()
+            await transaction.start()
+            return _AsyncEngineSession(connection, transaction, self._guard(connection.sync_connection))
+        except BaseException as error:
+            await to_the_end(adiscard_alchemy(connection))
+            raise self.translated(error) from error
+
+
+class _AsyncEngineSession:
+    def __init__(self, connection: Any, transaction: Any, let: Callable[[], None]) -> None:
+        self.connection = connection
+        self._transaction = transaction
+        self._let = let
+
+    async def execute(self, words: str, values: Values) -> Rows:
+        result = await self.connection.execute(text(words), dict(values))
+        return [tuple(row) for row in result] if result.returns_rows else []
+
+    async def commit(self) -> None:
+        self._let()
+        try:
+            await self._transaction.commit()
+        except BaseException:
+            await adiscard_alchemy(self.connection)
+            raise
+        await self.connection.close()
+
+    async def roll_back(self) -> None:
+        if self.connection.closed:
+            return
+        try:
+            await self._transaction.rollback()
+        except BaseException:
+            await adiscard_alchemy(self.connection)
+        else:
+            await self.connection.close()
