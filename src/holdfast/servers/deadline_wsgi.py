@@ -34,6 +34,9 @@ WAITED = "holdfast.waited"  # as in deadline_asgi
 # What is left for a socket's operations when nothing is: a timeout of 0 would mean not to wait at all.
 _LEAST = 0.001
 
+# A response of this many bytes is with the kernel at once, however slow its client is.
+_AT_ONCE = 16 * 1024
+
 
 def bounded(part: Deadline, app: WSGIApp) -> WSGIApp:
     """The app, each of its requests under a deadline."""
@@ -47,9 +50,7 @@ def bounded(part: Deadline, app: WSGIApp) -> WSGIApp:
             at = outer.tighten(at)
         if now >= at:
             return late(budget).start(environ, start_response)
-        exchange = _Exchange(at, budget, route, outer, environ, start_response)
-        exchange.bound_socket(at - now)
-        return exchange.run(app)
+        return _Exchange(at, budget, route, outer, environ, start_response).run(app)
 
     return within
 
@@ -84,8 +85,11 @@ class _Exchange(Limit):
 
     def run(self, app: WSGIApp) -> Iterable[bytes]:
         """Call the application."""
+        environ = self._environ
+        if environ.get("CONTENT_LENGTH") or "HTTP_TRANSFER_ENCODING" in environ:
+            self._bound_socket()
         try:
-            body = self._within(call_app, app, self._environ, self._start)
+            body = self._within(call_app, app, environ, self._start)
         except DeadlineExceeded as error:
             return self._ended(error)
         except BaseException:
@@ -95,7 +99,13 @@ class _Exchange(Limit):
         if over is not None and not self._begun:
             _close(body)
             return self._ended(over)
-        if isinstance(body, (list, tuple)) or self._is_file(body):
+        if isinstance(body, (list, tuple)):
+            if sum(map(len, body)) > _AT_ONCE:
+                self._bound_socket()
+            self._begin()
+            return body
+        self._bound_socket()
+        if self._is_file(body):
             self._begin()
             return body
         self._body = body
@@ -201,13 +211,13 @@ class _Exchange(Limit):
         """What to raise into the server, so that it closes the connection: the end of a response would be a lie."""
         return _Gone(errno.EPIPE, f"cut off: {error}") if self.encloses(error) else error
 
-    def bound_socket(self, left: float) -> None:
+    def _bound_socket(self) -> None:
         """Bound the body that the application reads, and what the server writes for it: a slow client holds a worker too."""
         # The streams of an HTTP/2 connection share its socket.
         sock = None if "HTTP/2" in self._environ.get("SERVER_PROTOCOL", "") else socket_of(self._environ)
         if sock is not None:
             with suppress(OSError):
-                sock.settimeout(max(_LEAST, left))
+                sock.settimeout(max(_LEAST, self.remaining(clock.now())))
 
     def _report(self) -> None:
         if events.listeners:
