@@ -71,8 +71,8 @@ class _ConnectionSession:
         self._transaction = self.connection.transaction()
         self._transaction.__enter__()
 
-    def execute(self, text: str, values: Values) -> Rows:
-        cursor = self.connection.execute(_pyformat(text), values)
+    def execute(self, words: str, values: Values) -> Rows:
+        cursor = self.connection.execute(_pyformat(words), values)
         return [tuple(row) for row in cursor.fetchall()] if cursor.description is not None else []
 
     def commit(self) -> None:
@@ -140,8 +140,8 @@ class _AsyncConnectionSession:
         self._transaction = self.connection.transaction()
         await self._transaction.__aenter__()
 
-    async def execute(self, text: str, values: Values) -> Rows:
-        cursor = await self.connection.execute(_pyformat(text), values)
+    async def execute(self, words: str, values: Values) -> Rows:
+        cursor = await self.connection.execute(_pyformat(words), values)
         return [tuple(row) for row in await cursor.fetchall()] if cursor.description is not None else []
 
     async def commit(self) -> None:

@@ -21,7 +21,7 @@ class Session(Protocol):
 
     connection: object
 
-    def execute(self, text: str, values: Values) -> Rows:
+    def execute(self, words: str, values: Values) -> Rows:
         """One statement; the rows that it returns."""
         ...
 
@@ -39,7 +39,7 @@ class AsyncSession(Protocol):
 
     connection: object
 
-    async def execute(self, text: str, values: Values) -> Rows:
+    async def execute(self, words: str, values: Values) -> Rows:
         """See `Session`."""
         ...
 

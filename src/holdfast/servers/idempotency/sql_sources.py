@@ -28,7 +28,7 @@ def sources(database: Any) -> tuple[str, Source | None, AsyncSource | None]:
 
 def _of_psycopg(database: Any) -> tuple[Source | None, AsyncSource | None]:
     is_pool = hasattr(database, "getconn") and hasattr(database, "putconn")
-    if not isinstance(database, str) and not callable(database) and not is_pool:
+    if not any((isinstance(database, str), callable(database), is_pool)):
         kind = type(database).__qualname__
         raise TypeError(f"SQLStore.database must be an engine, a pool, a URL or a function that connects, got {kind}")
     try:
