@@ -17,6 +17,7 @@ import contextlib
 import contextvars
 import gc
 import io
+import os
 import re
 import socket
 import sys
@@ -35,6 +36,7 @@ import holdfast
 from holdfast import events
 from holdfast.deadlines import ambient
 from holdfast.drivers.clock import SystemClock, current
+from holdfast.replay.parts.process import Unavailable
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -171,7 +173,10 @@ def test_every_example_of_the_page_runs(page: Path) -> None:
                     run(example, namespace, str(page.relative_to(ROOT)))
             namespace.clear()
 
-    contextvars.copy_context().run(run_page)
+    try:
+        contextvars.copy_context().run(run_page)
+    except Unavailable as missing:  # a server that no wheel has; CI has it
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
 
 
 class _Console(code.InteractiveConsole):
