@@ -14,7 +14,7 @@ billing = Policy("billing", retry=Retry(backoff=Backoff(base=0.0)), breaker=Brea
 
 def app(environ, start_response):
     if environ["PATH_INFO"] == "/metrics":
-        body = prometheus_client.generate_latest(prometheus.scrape_registry(pools=[]))
+        body = prometheus_client.generate_latest(prometheus.scrape_registry(pools=["observed"]))
     elif environ["PATH_INFO"] == "/trip":
         billing.breaker.force_open()
         body = str(os.getpid()).encode()

@@ -5,7 +5,7 @@ import logging as standard
 
 import pytest
 
-from holdfast import Backoff, Breaker, Budget, Bulkhead, Fallback, Policy, Retry, events
+from holdfast import Backoff, Breaker, Budget, Bulkhead, Fallback, Policy, Retry, events, records
 from holdfast.observe import logging
 from holdfast.testing import FakeClock, Scripted
 
@@ -173,6 +173,20 @@ def test_deadlines_that_were_outrun_are_told_also_those_of_blocks(logged):
         "report: ran 0.5 s past its deadline of 1 s",
         "a deadline block: ran 0.25 s past its deadline of 1 s",
     ]
+
+
+def test_locks_and_the_fleet_have_lines_and_a_lock_has_no_name_in_them(logged):
+    events.publish(
+        [
+            records.FleetLost("", "no answer\nin 0.2 s"),
+            records.FleetBack("", 12.0),
+        ]
+    )
+    assert logged.lines == [
+        "fleet: the store cannot be asked, this process goes on alone (no answer?in 0.2 s)",
+        "fleet: the store answers again, after 12 s",
+    ]
+    assert "order" not in repr(logged.extras)
 
 
 def test_installing_twice_writes_once_and_undoing_ends_it(kept):

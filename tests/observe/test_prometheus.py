@@ -25,6 +25,7 @@ from holdfast import (
     RateLimited,
     Retry,
     events,
+    records,
 )
 from holdfast.observe import metrics, prometheus
 from holdfast.testing import FakeClock, Scripted
@@ -220,6 +221,21 @@ def test_deadlines_that_were_outrun_are_counted_with_their_seconds(registry):
         report.call(clock.advance, 1.5)
     assert value(registry, "holdfast_deadline_outruns_total", policy="report") == 1
     assert value(registry, "holdfast_deadline_outrun_seconds_total", policy="report") == pytest.approx(0.5)
+
+
+def test_locks_and_the_fleet_are_counted_without_their_names(registry):
+    told = [
+        records.FleetLost("", "no answer in 0.2 s"),
+        records.FleetBack("", 12.0),
+        records.FleetIgnored("billing", "an answer"),
+    ]
+    events.publish(told)
+    assert value(registry, "holdfast_fleet_losses_total") == 1
+    assert value(registry, "holdfast_fleet_away_seconds_total") == 12.0
+    assert value(registry, "holdfast_fleet_ignored_total") == 1
+    written = prometheus_client.generate_latest(registry)
+    assert b"order" not in written
+    assert b"user@" not in written
 
 
 def test_a_policy_that_lives_only_in_a_function_that_it_decorates_is_shown(registry):

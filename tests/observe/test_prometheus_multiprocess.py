@@ -14,7 +14,14 @@ from holdfast.replay.parts.process import Folder, Process, accepts, free_port
 HOOKS = """
 from prometheus_client import multiprocess
 
+import holdfast.servers.gunicorn as pool
+
+proc_name = "observed"
+when_ready = pool.when_ready
+post_worker_init = pool.post_worker_init
+
 def child_exit(server, worker):
+    pool.child_exit(server, worker)
     multiprocess.mark_process_dead(worker.pid)
 """
 
@@ -32,7 +39,7 @@ def gunicorn(request):
             name="gunicorn",
             folder=folder,
             ready=lambda: accepts(port),
-            environment={"PROMETHEUS_MULTIPROC_DIR": str(values)},
+            environment={"PROMETHEUS_MULTIPROC_DIR": str(values), "HOLDFAST_WORKERS_DIR": str(folder)},
             death_signal="TERM",
         )
         with server:
@@ -79,6 +86,11 @@ def test_a_scrape_tells_of_the_calls_of_all_workers_and_of_the_gauges_of_those_t
     # Both workers have written their gauges: the limits of two processes, and no breaker open.
     assert until(lambda: scraped(gunicorn).get(("holdfast_bulkhead_limit", policy)), 10) == 10
     assert scraped(gunicorn)["holdfast_breaker_state", policy, ("state", "forced-open")] == 0
+
+    # The pool of workers is read by whoever is asked: two of them, and one works on this scrape.
+    assert until(lambda: scraped(gunicorn)["holdfast_workers_live", ("pool", "observed")], 2) == 2
+    assert until(lambda: scraped(gunicorn)["holdfast_workers_busy", ("pool", "observed")], 1) == 1
+    assert scraped(gunicorn)["holdfast_workers_requests_total", ("pool", "observed")] >= sum(seen.values())
 
     tripped = int(get(gunicorn, "/trip"))
     state = ("holdfast_breaker_state", policy, ("state", "forced-open"))

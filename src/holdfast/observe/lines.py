@@ -1,6 +1,7 @@
 """What an event says in one line: for logs and for spans.
 
-An error is named by its class alone: its text may hold what users sent, or an address with a password in it.
+An error is named by its class alone: its text may hold what users sent, or an address with a password in it. Locks are not named at all:
+"order:42" and "user@example.com" are data of users.
 """
 
 from __future__ import annotations
@@ -10,7 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from holdfast.events import Event
-from holdfast.records import BreakerChanged, DeadlineOutrun, FellBack, GaveUp, Hedged, LimitChanged, Refused, Retrying
+from holdfast.records import (
+    BreakerChanged,
+    DeadlineOutrun,
+    FellBack,
+    FleetBack,
+    FleetIgnored,
+    FleetLost,
+    GaveUp,
+    Hedged,
+    LimitChanged,
+    Refused,
+    Retrying,
+)
 
 Level: TypeAlias = Literal["debug", "info", "warning"]
 Value: TypeAlias = "str | int | float"
@@ -54,8 +67,12 @@ def _line(event: str, level: Level, policy: str, text: str, **fields: Value) -> 
     return Line(event, level, f"{policy or 'a deadline block'}: {text}", {"policy": policy, **fields})
 
 
+def _seconds(value: float) -> float:
+    return round(value, 6)
+
+
 def _retrying(policy: str, event: Retrying) -> Line:
-    error, delay = _class_of(event.error), round(event.delay, 6)
+    error, delay = _class_of(event.error), _seconds(event.delay)
     text = f"attempt {event.attempt} failed ({error}), the next in {delay:.3g} s"
     return _line("retrying", "info", policy, text, attempt=event.attempt, delay=delay, error=error)
 
@@ -73,7 +90,7 @@ def _refused(policy: str, event: Refused) -> Line:
 def _changed(policy: str, event: BreakerChanged) -> Line:
     level: Level = "warning" if event.new in {"open", "forced-open"} else "info"
     text = f"breaker {event.old} -> {event.new}: {event.reason}" + (f", probes in {event.pause:.3g} s" if event.pause else "")
-    return _line("breaker_changed", level, policy, text, old=event.old, new=event.new, reason=event.reason, pause=round(event.pause, 6))
+    return _line("breaker_changed", level, policy, text, old=event.old, new=event.new, reason=event.reason, pause=_seconds(event.pause))
 
 
 def _limit(policy: str, event: LimitChanged) -> Line:
@@ -81,7 +98,7 @@ def _limit(policy: str, event: LimitChanged) -> Line:
 
 
 def _hedged(policy: str, event: Hedged) -> Line:
-    after = round(event.after, 6)
+    after = _seconds(event.after)
     text = f"no answer after {after:.3g} s, attempt {event.attempt} started beside it"
     return _line("hedged", "debug", policy, text, attempt=event.attempt, after=after)
 
@@ -92,9 +109,24 @@ def _fell_back(policy: str, event: FellBack) -> Line:
 
 
 def _outrun(policy: str, event: DeadlineOutrun) -> Line:
-    budget, elapsed, outside = (round(seconds, 6) for seconds in (event.budget, event.elapsed, event.outside))
+    budget, elapsed, outside = map(_seconds, (event.budget, event.elapsed, event.outside))
     text = f"ran {outside:.3g} s past its deadline of {budget:.3g} s"
     return _line("deadline_outrun", "warning", policy, text, budget=budget, elapsed=elapsed, outside=outside)
+
+
+def _fleet_lost(_: str, event: FleetLost) -> Line:
+    reason = printable(event.reason)
+    return Line("fleet_lost", "warning", f"fleet: the store cannot be asked, this process goes on alone ({reason})", {"reason": reason})
+
+
+def _fleet_back(_: str, event: FleetBack) -> Line:
+    away = _seconds(event.away)
+    return Line("fleet_back", "info", f"fleet: the store answers again, after {away:.3g} s", {"away": away})
+
+
+def _fleet_ignored(policy: str, event: FleetIgnored) -> Line:
+    what = printable(event.what)
+    return Line("fleet_ignored", "warning", f"fleet: not used: {what}", {"policy": policy, "what": what})
 
 
 _TELL: Mapping[type[Event], Callable[[str, Any], Line]] = {
@@ -106,4 +138,7 @@ _TELL: Mapping[type[Event], Callable[[str, Any], Line]] = {
     Hedged: _hedged,
     FellBack: _fell_back,
     DeadlineOutrun: _outrun,
+    FleetLost: _fleet_lost,
+    FleetBack: _fleet_back,
+    FleetIgnored: _fleet_ignored,
 }

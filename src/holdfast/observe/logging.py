@@ -122,7 +122,8 @@ class _Installation:
         line = told(event)
         if line is None or not self._logger.isEnabledFor(_LEVELS[line.level]):
             return
-        left_out = self._bound.admit((line.event, self._names.label(event.policy)), clock.now())
+        # Whose line it is, says the line: an event of a lock has the lock's name there, of which there may be any number.
+        left_out = self._bound.admit((line.event, self._names.label(str(line.fields.get("policy", "")))), clock.now())
         if left_out is not None:
             self._write(line, left_out)
 

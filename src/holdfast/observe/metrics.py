@@ -75,6 +75,16 @@ RATE_LIMIT_WAIT = Metric("holdfast.rate_limit.wait", "gauge", "s", "How long a c
 OUTRUNS = Metric("holdfast.deadline.outruns", "counter", "{attempt}", "Attempts and blocks that went on past their deadline.")
 OUTRUN_TIME = Metric("holdfast.deadline.outrun", "counter", "s", "For how long they went on past it, in all.")
 
+# A lock's name says what is locked, "order:42": that is no label.
+LOCK_WAIT = Metric("holdfast.lock.wait", "histogram", "s", "How long locks were waited for until they were taken.", ())
+LOCK_OVERRUNS = Metric("holdfast.lock.overruns", "counter", "{overrun}", "Times that work ran on after its lock had ended.", ())
+LOCK_OVERRUN_TIME = Metric("holdfast.lock.overrun", "counter", "s", "For how long it ran on outside of its lock, in all.", ())
+LOCK_LOSSES = Metric("holdfast.lock.losses", "counter", "{lock}", "Locks that were lost before their time, or could not be given back.", ())
+
+FLEET_LOSSES = Metric("holdfast.fleet.losses", "counter", "{loss}", "Times that this process went on without the fleet's store.", ())
+FLEET_AWAY = Metric("holdfast.fleet.away", "counter", "s", "For how long it was without the store, in all, once that was over.", ())
+FLEET_IGNORED = Metric("holdfast.fleet.ignored", "counter", "{item}", "What was in the store and not used, each kind once.", ())
+
 POOL = ("pool",)
 WORKERS = Metric("holdfast.workers.live", "gauge", "{process}", "Processes of the pool.", POOL, "max")
 WORKERS_BUSY = Metric("holdfast.workers.busy", "gauge", "{request}", "Requests that the pool works on.", POOL, "max")
@@ -89,6 +99,7 @@ WORKERS_WAIT_TIME = Metric("holdfast.workers.wait_time", "counter", "s", "For ho
 EVENTS = (
     *(CALLS, ATTEMPTS, ATTEMPT_DURATION, RETRIES, GAVE_UP, REFUSALS, HEDGES, FALLBACKS),
     *(BREAKER_TRANSITIONS, BUDGET_DECISIONS, OUTRUNS, OUTRUN_TIME),
+    *(LOCK_WAIT, LOCK_OVERRUNS, LOCK_OVERRUN_TIME, LOCK_LOSSES, FLEET_LOSSES, FLEET_AWAY, FLEET_IGNORED),
 )
 GAUGES = (BREAKER_STATE, BUDGET_LEFT, IN_FLIGHT, LIMIT, WAITING, HOST_IN_FLIGHT, HOST_LIMIT, RATE_LIMIT_WAIT, HEDGE_DELAY)
 POOL_GAUGES = (WORKERS, WORKERS_BUSY, WORKERS_IDLE, WORKERS_QUEUE, WORKERS_QUEUE_LIMIT)

@@ -28,7 +28,7 @@ from holdfast.events import Event
 from holdfast.observe import metrics
 from holdfast.observe.lines import told
 from holdfast.observe.metrics import BUCKETS, Metric, Names
-from holdfast.observe.readings import Chosen, Gauges, Readings, gauges, pool_figures, pools
+from holdfast.observe.readings import Chosen, Gauges, Readings, Series, gauges, pool_figures, pools
 from holdfast.policy import Policy
 
 
@@ -72,7 +72,6 @@ class _Instruments:
 
     def __init__(self, meter: Meter) -> None:
         self.source: _Source | None = None
-        self._attributes: dict[tuple[Metric, tuple[str, ...]], Mapping[str, Any]] = {}
         self._add: dict[Metric, Counter | Histogram] = {metric: self._make(meter, metric) for metric in metrics.EVENTS}
         for metric in (*metrics.GAUGES, *metrics.POOL_GAUGES):
             meter.create_observable_gauge(metric.name, [partial(self._observe, metric)], metric.unit, metric.help)
@@ -85,17 +84,12 @@ class _Instruments:
             return meter.create_counter(metric.name, metric.unit, metric.help)
         return meter.create_histogram(metric.name, metric.unit, metric.help, explicit_bucket_boundaries_advisory=BUCKETS)
 
-    def measure(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
-        """Add to a counter or observe a value."""
-        instrument = self._add[metric]
-        key = (metric, labels)
-        attributes = self._attributes.get(key)
-        if attributes is None:
-            attributes = self._attributes[key] = _attributes(metric, labels)
+    def series(self, metric: Metric, labels: tuple[str, ...]) -> Series:
+        """What adds to a counter or observes a value."""
+        instrument, attributes = self._add[metric], _attributes(metric, labels)
         if isinstance(instrument, Histogram):
-            instrument.record(value, attributes)
-        else:
-            instrument.add(value, attributes)
+            return lambda value: instrument.record(value, attributes)
+        return lambda value: instrument.add(value, attributes)
 
     def _observe(self, metric: Metric, _: CallbackOptions) -> Iterable[Observation]:
         source = self.source
@@ -113,7 +107,7 @@ class _Source:
         self._instruments = instruments
         self._names = names
         self._wanted = wanted
-        self._stops = [events.subscribe(Readings(instruments.measure, chosen, names))]
+        self._stops = [events.subscribe(Readings(instruments.series, chosen, names))]
         if span_events:
             self._stops.append(events.subscribe(self._on_span))
 

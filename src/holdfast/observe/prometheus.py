@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -54,7 +53,7 @@ def install(
         policies: only these; None for every policy of the process, those that are made later too.
         pools: only the pools of workers of these names; None for all of this user and machine that live.
         max_policies: how many names get series of their own, >= 1; the rest share the name `(other)`.
-        buckets: upper bounds of attempts' durations, in seconds, rising.
+        buckets: upper bounds of durations, in seconds, rising.
 
     Returns:
         A function that takes them off again; calling it again does nothing.
@@ -159,7 +158,6 @@ class _Installation:
         self._registry = registry
         self._names = names
         self._buckets = buckets
-        self._series: dict[tuple[Metric, Labels], Callable[[float], None]] = {}
         self._metrics: dict[Metric, Counter | Histogram | Gauge] = {}
         self._collectors: list[Collector] = []
         self._stops: list[Callable[[], object]] = []
@@ -189,7 +187,7 @@ class _Installation:
             for collector in (PolicyCollector(self._read), PoolCollector(wanted)):
                 self._registry.register(collector)
                 self._collectors.append(collector)
-        self._stops.append(events.subscribe(Readings(self._measure, self.chosen, self._names)))
+        self._stops.append(events.subscribe(Readings(self._series, self.chosen, self._names)))
 
     def _take_off(self) -> None:
         while self._stops:
@@ -209,15 +207,8 @@ class _Installation:
         mode = "livesum" if metric.together == "sum" else "livemax"
         return Gauge(name, metric.help, labels, registry=self._registry, multiprocess_mode=mode)  # type: ignore[arg-type]  # one of its words
 
-    def _measure(self, metric: Metric, labels: Labels, value: float) -> None:
-        key = (metric, labels)
-        add = self._series.get(key)
-        if add is None:
-            add = self._series[key] = self._adder(metric, labels)
-        add(value)
-
-    def _adder(self, metric: Metric, labels: Labels) -> Callable[[float], None]:
-        series = self._metrics[metric].labels(*labels)
+    def _series(self, metric: Metric, labels: Labels) -> Callable[[float], None]:
+        series = self._metrics[metric].labels(*labels) if labels else self._metrics[metric]
         return series.observe if isinstance(series, Histogram) else series.inc
 
     def _set(self, metric: Metric, labels: Labels, value: float) -> None:
@@ -226,7 +217,7 @@ class _Installation:
             series.set(value)
 
 
-_installed: WeakKeyDictionary[CollectorRegistry, _Installation] = WeakKeyDictionary()
+_installed: dict[CollectorRegistry, _Installation] = {}
 _installing = threading.Lock()
 
 

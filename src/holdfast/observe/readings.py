@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from holdfast import policy
@@ -11,14 +11,26 @@ from holdfast.observe import metrics
 from holdfast.observe.metrics import Metric, Names
 from holdfast.policies.breaker import State
 from holdfast.policy import Policy
-from holdfast.records import AttemptEnded, BreakerChanged, DeadlineOutrun, FellBack, GaveUp, Hedged, Refused, Retrying
+from holdfast.records import (
+    AttemptEnded,
+    BreakerChanged,
+    DeadlineOutrun,
+    FellBack,
+    FleetBack,
+    FleetIgnored,
+    FleetLost,
+    GaveUp,
+    Hedged,
+    Refused,
+    Retrying,
+)
 
 if TYPE_CHECKING:
     from holdfast.servers.workers import PoolSnapshot
     from holdfast.snapshots import PolicySnapshot
 
-# Takes a metric, the values of its labels, and what to add to it or to observe.
-Sink: TypeAlias = Callable[[Metric, tuple[str, ...], float], object]
+# Takes a value to add or to observe.
+Series: TypeAlias = Callable[[float], object]
 Gauges: TypeAlias = dict[tuple[Metric, tuple[str, ...]], float]
 
 REASONS = {
@@ -62,21 +74,23 @@ class Chosen:
 
 
 class Readings:
-    """A listener that hands on what it hears as measurements.
+    """A listener that hands on what it hears as measurements, in the thread or task where it happened.
 
     Args:
-        sink: takes them, in the thread or task where they happened.
+        series: makes the series of a metric and the values of its labels; asked once for each.
         chosen: the policies that it listens to.
         names: their labels.
     """
 
-    __slots__ = ("_budgeted", "_chosen", "_label", "_names", "_sink")
+    __slots__ = ("_attempts", "_budgeted", "_chosen", "_label", "_make", "_names", "_series")
 
-    def __init__(self, sink: Sink, chosen: Chosen, names: Names) -> None:
-        self._sink = sink
+    def __init__(self, series: Callable[[Metric, tuple[str, ...]], Series], chosen: Chosen, names: Names) -> None:
+        self._make = series
         self._chosen = chosen
         self._names = chosen.names
         self._label = names.label
+        self._series: dict[tuple[Metric, tuple[str, ...]], Series] = {}
+        self._attempts: dict[tuple[str, str], tuple[Series, Series, Series]] = {}
         self._budgeted: dict[str, bool] = {}
 
     def __call__(self, event: Event) -> None:
@@ -84,40 +98,58 @@ class Readings:
         tell = _TELL.get(type(event))
         if tell is not None and (self._names is None or event.policy in self._names):
             tell(self, self._label(event.policy), event)
+        elif self._names is None:
+            for metric, read in _OF_THE_PROCESS.get(type(event), ()):
+                self._add(metric, (), read(event))
+
+    def _add(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
+        self._one(metric, labels)(value)
+
+    def _one(self, metric: Metric, labels: tuple[str, ...]) -> Series:
+        series = self._series.get((metric, labels))
+        if series is None:
+            series = self._series[metric, labels] = self._make(metric, labels)
+        return series
 
     def _attempt(self, name: str, event: AttemptEnded) -> None:
+        # Of all events only this one comes with every call, so its series are at hand.
         labels = (name, event.verdict)
-        self._sink(metrics.ATTEMPTS, labels, 1.0)
-        self._sink(metrics.ATTEMPT_DURATION, labels, event.elapsed)
+        series = self._attempts.get(labels)
+        if series is None:
+            own = self._one(metrics.ATTEMPTS, labels), self._one(metrics.ATTEMPT_DURATION, labels), self._one(metrics.CALLS, (name,))
+            series = self._attempts[labels] = own
+        attempts, duration, calls = series
+        attempts(1.0)
+        duration(event.elapsed)
         if event.attempt == 1:
-            self._sink(metrics.CALLS, (name,), 1.0)
+            calls(1.0)
 
     def _retrying(self, name: str, _: Retrying) -> None:
-        self._sink(metrics.RETRIES, (name,), 1.0)
+        self._add(metrics.RETRIES, (name,), 1.0)
         self._granted(name)
 
     def _gave_up(self, name: str, event: GaveUp) -> None:
         reason = REASONS.get(event.reason, OTHER)
-        self._sink(metrics.GAVE_UP, (name, reason), 1.0)
+        self._add(metrics.GAVE_UP, (name, reason), 1.0)
         if reason == "budget":
-            self._sink(metrics.BUDGET_DECISIONS, (name, "denied"), 1.0)
+            self._add(metrics.BUDGET_DECISIONS, (name, "denied"), 1.0)
 
     def _refused(self, name: str, event: Refused) -> None:
-        self._sink(metrics.REFUSALS, (name, event.kind if event.kind in KINDS else OTHER), 1.0)
+        self._add(metrics.REFUSALS, (name, event.kind if event.kind in KINDS else OTHER), 1.0)
 
     def _changed(self, name: str, event: BreakerChanged) -> None:
-        self._sink(metrics.BREAKER_TRANSITIONS, (name, event.old, event.new), 1.0)
+        self._add(metrics.BREAKER_TRANSITIONS, (name, event.old, event.new), 1.0)
 
     def _hedged(self, name: str, _: Hedged) -> None:
-        self._sink(metrics.HEDGES, (name,), 1.0)
+        self._add(metrics.HEDGES, (name,), 1.0)
         self._granted(name)
 
     def _fell_back(self, name: str, _: FellBack) -> None:
-        self._sink(metrics.FALLBACKS, (name,), 1.0)
+        self._add(metrics.FALLBACKS, (name,), 1.0)
 
     def _outrun(self, name: str, event: DeadlineOutrun) -> None:
-        self._sink(metrics.OUTRUNS, (name,), 1.0)
-        self._sink(metrics.OUTRUN_TIME, (name,), max(0.0, event.outside))
+        self._add(metrics.OUTRUNS, (name,), 1.0)
+        self._add(metrics.OUTRUN_TIME, (name,), max(0.0, event.outside))
 
     def _granted(self, name: str) -> None:
         # The event does not say whether a budget was asked. A policy never gains or loses one, so this is found out once per label.
@@ -127,7 +159,7 @@ class Readings:
                 one["budget"] is not None and self._label(one["name"]) == name for one in self._chosen.snapshots()
             )
         if known:
-            self._sink(metrics.BUDGET_DECISIONS, (name, "granted"), 1.0)
+            self._add(metrics.BUDGET_DECISIONS, (name, "granted"), 1.0)
 
 
 _TELL: Mapping[type[Event], Callable[[Readings, str, Any], None]] = {
@@ -139,6 +171,13 @@ _TELL: Mapping[type[Event], Callable[[Readings, str, Any], None]] = {
     Hedged: Readings._hedged,
     FellBack: Readings._fell_back,
     DeadlineOutrun: Readings._outrun,
+}
+
+# What belongs to no policy.
+_OF_THE_PROCESS: Mapping[type[Event], Sequence[tuple[Metric, Callable[[Any], float]]]] = {
+    FleetLost: [(metrics.FLEET_LOSSES, lambda _: 1.0)],
+    FleetBack: [(metrics.FLEET_AWAY, lambda event: max(0.0, event.away))],
+    FleetIgnored: [(metrics.FLEET_IGNORED, lambda _: 1.0)],
 }
 
 
