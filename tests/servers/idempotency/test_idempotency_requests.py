@@ -295,11 +295,6 @@ def test_nobody_waits_for_what_an_app_does_after_its_answer() -> None:
 
         shielded = Shield(app, deadline=0.1, idempotency=Idempotency(MemoryStore()))
 
-        async def receive() -> Any:
-            if len(statuses) > 2:
-                await asyncio.Event().wait()
-            return {"type": "http.request", "body": b"", "more_body": False}
-
         async def send(message: Any) -> None:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
@@ -307,7 +302,9 @@ def test_nobody_waits_for_what_an_app_does_after_its_answer() -> None:
 
         for _ in range(2):
             scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"idempotency-key", b"k")]}
-            await shielded(scope, receive, send)
+            messages: asyncio.Queue[Any] = asyncio.Queue()
+            messages.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+            await shielded(scope, messages.get, send)
         return events, statuses
 
     # Held back, it would be late, and the work that was done would be done again.
