@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from holdfast.fleet import protocol
 
 RULE = {"min_calls": 10, "failure_rate": 0.5, "window": 30, "open_for": 0.5, "open_for_max": 2.0, "probe_share": 1.0, "probes_to_close": 2}
-BREAKER, COUNTS, MEMBERS, SEEN, BAD, SHUT, PROBES, BUDGET = protocol.keys("holdfast", "billing")
+BREAKER, COUNTS, MEMBERS, SEEN, BAD, SHUT, PROBES, BUDGET, _ = protocol.keys("holdfast", "billing")
 
 POISON: list[Any] = ["", "nan", "inf", "-1", "1e308", "9" * 400, "0x10", "x" * 5000, "\x00\xff", "-9007199254740993", "1.5", "closed"]
 FIELDS = {

@@ -210,7 +210,7 @@ class Agent:
     def _round(self, now: float) -> None:
         hints, self._hints = self._hints, set()
         deaf = not self._store.listening and now - self._all_asked >= _IDLE_DEAF
-        if self.away_since is not None or deaf:
+        if deaf:
             hints.update(member.name for member in self.members.values())
             self._all_asked = now
         was_away = self.away_since is not None
@@ -228,7 +228,7 @@ class Agent:
         """
         asking, questions = [], []
         for member in list(self.members.values()):
-            question = member.ask(now, hinted=member.name in hints)
+            question = member.ask(now, hinted=member.name in hints, returning=self.away_since is not None)
             if question is not None:
                 asking.append(member)
                 questions.append(question)

@@ -105,13 +105,19 @@ class Member:
 
     # Speaking.
 
-    def ask(self, now: float, *, hinted: bool = False) -> dict[str, object] | None:
-        """The question for the next round; None where there is nothing to say and nothing to ask yet."""
+    def ask(self, now: float, *, hinted: bool = False, returning: bool = False) -> dict[str, object] | None:
+        """The question for the next round; None where there is nothing to say and nothing to ask yet.
+
+        Args:
+            now: monotonic seconds.
+            hinted: the fleet's state has changed, so there is something to ask.
+            returning: it is not known whether the store is there again.
+        """
         told = self._report(now)
         paid = self._pay(now)
         saying = (told.ever, told.window[0] > 0, self._is_bad(told), told.shut, told.passed_in, told.failed_in, told.closed_in, paid.ever)
         busy = told.held or self._had or told.asked or paid.refused or self._back
-        if not (busy or hinted or saying != self._said or now >= self._next):
+        if not (busy or hinted or returning or saying != self._said or now >= self._next):
             return None
         self._saying = saying
         self._rounds += 1
@@ -119,6 +125,7 @@ class Member:
             "policy": self.name,
             "member": self._terms.process,
             "sweep": int(self._rounds % _SWEEP == 0),
+            "check": int(returning),
             **self._known(now),
             **self._counts(told, paid),
             **self._probing(told),

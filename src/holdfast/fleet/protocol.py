@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 # Of one policy, in the order in which the scripts have them. The braces put them into one slot of a cluster.
-KEYS = ("breaker", "calls", "members", "seen", "bad", "shut", "probes", "budget")
+KEYS = ("breaker", "calls", "members", "seen", "bad", "shut", "probes", "budget", "check")
 
 # What each script is made of. `clock` is apart, so that a test can bring its own time.
 PARTS = ("clock", "values", "counts", "breaker", "rules", "budget")

@@ -1,6 +1,6 @@
 -- One round of one policy for one process: what it saw since its last one, and what it is to know. ARGV: the question in JSON, and
 -- the channel on which changes of state are told. The answer is JSON.
-local keys = {breaker = KEYS[1], calls = KEYS[2], members = KEYS[3], seen = KEYS[4], bad = KEYS[5], shut = KEYS[6], probes = KEYS[7], budget = KEYS[8]}
+local keys = {breaker = KEYS[1], calls = KEYS[2], members = KEYS[3], seen = KEYS[4], bad = KEYS[5], shut = KEYS[6], probes = KEYS[7], budget = KEYS[8], check = KEYS[9]}
 local TYPES = {
   [keys.breaker] = 'hash', [keys.calls] = 'hash', [keys.members] = 'hash', [keys.seen] = 'zset',
   [keys.bad] = 'zset', [keys.shut] = 'zset', [keys.probes] = 'hash', [keys.budget] = 'hash',
@@ -108,6 +108,9 @@ end
 
 local function round(ask)
   local answer = {}
+  if ask.check > 0 then -- whoever comes back asks whether the server takes what is written; a quiet round would write nothing
+    redis.call('SET', keys.check, '', 'PX', 1000)
+  end
   local last = last_words(ask.member)
   if ask.rule then
     breaker_round(ask, last, answer)
