@@ -10,6 +10,8 @@ import time
 from typing import Any
 
 import pytest
+import trio
+import trio.lowlevel
 
 from holdfast import Breaker, Policy
 from holdfast.servers import Readiness, draining
@@ -375,3 +377,38 @@ def test_what_the_user_configures_is_checked() -> None:
     for wrong in ({"warm_up": print}, {"warm_up": [1]}, {"checks": [1]}):
         with pytest.raises(TypeError, match="Readiness"):
             Readiness(**wrong)  # type: ignore[arg-type]
+
+
+def test_warm_ups_and_checks_run_under_trio_as_well() -> None:
+    ran: list[str] = []
+
+    async def hangs() -> None:
+        await trio.sleep(60)
+
+    async def fine() -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def run() -> Reply:
+        readiness = Readiness(
+            warm_up=[lambda: ran.append("warm")],
+            checks={"hangs": hangs, "fine": fine, "blocking": lambda: None},
+            check_timeout=0.05,
+            trusted=["0.0.0.0/0"],
+        )
+        ask = Asking("asgi", readiness)
+        messages = [{"type": "lifespan.shutdown"}, {"type": "lifespan.startup"}]
+
+        async def receive() -> Any:
+            return messages.pop()
+
+        async def send(message: Any) -> None:
+            ran.append(message["type"])
+
+        await ask.app({"type": "lifespan"}, receive, send)
+        return await ask.ask("/readyz")
+
+    status, _, body = trio.run(run)
+    assert ran == ["warm", *STARTED_AND_ENDED]
+    checks = json.loads(body)["checks"]
+    assert (status, {name: check["up"] for name, check in checks.items()}) == (503, {"hangs": False, "fine": True, "blocking": True})
+    assert checks["hangs"]["error"] == "timeout"

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,11 +14,16 @@ from inspect import isawaitable, iscoroutinefunction
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from holdfast.drivers import clock
+from holdfast.errors import DeadlineExceeded
 from holdfast.policy import Policy
 from holdfast.scope import carry, deadline
+from holdfast.servers.loops import in_thread, sleep, together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+# How often somebody who waits for another's answer looks for it.
+_LOOK = 0.01
 
 Ask: TypeAlias = Callable[[], "object | Awaitable[object]"]
 
@@ -50,7 +54,7 @@ class Check:
         self._every = every
         self._result: Result | None = None
         self._asked = 0.0
-        self._running: threading.Event | asyncio.Future[None] | None = None
+        self._running: threading.Event | None = None
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
@@ -76,7 +80,7 @@ class Check:
                 self._running = threading.Event()
                 name = f"holdfast-check-{self.name}"
                 threading.Thread(target=carry(self._run), args=(self._running,), name=name, daemon=True).start()
-            return cast("threading.Event", self._running)
+            return self._running
 
     def _run(self, ended: threading.Event) -> None:
         began = clock.now()
@@ -100,26 +104,31 @@ class Check:
 
     async def aresult(self) -> Result:
         """Ask an async check where the last result is too old."""
-        cached = self._cached(clock.now())
-        if cached is not None:
-            return cached
-        if self._running is None:
-            self._asked = clock.now()
-            self._running = asyncio.ensure_future(self._arun())
-        await asyncio.wait([cast("asyncio.Future[None]", self._running)], timeout=self._timeout)
-        return self._cached(clock.now()) or Result(False, self._timeout, "timeout")
+        while True:
+            now = clock.now()
+            cached = self._cached(now)
+            if cached is not None:
+                return cached
+            if self._running is None:
+                self._asked = now
+                self._running = threading.Event()
+                return await self._arun()
+            await sleep(_LOOK)  # somebody asks, and there is no result yet that could be given meanwhile
 
-    async def _arun(self) -> None:
+    async def _arun(self) -> Result:
         began = clock.now()
         try:
             async with deadline(self._timeout):
                 said = self._ask()
                 result = self._read(await said if isawaitable(said) else said, began)
+        except DeadlineExceeded:
+            result = Result(False, clock.now() - began, "timeout")
         except Exception as error:
             result = Result(False, clock.now() - began, type(error).__name__)
         finally:
             self._running = None
         self._result = result
+        return result
 
 
 class Checks:
@@ -143,11 +152,11 @@ class Checks:
         """The same in an event loop; blocking ones are asked in threads."""
         blocking = [check for check in self._checks if not check.is_async]
         awaited = [check for check in self._checks if check.is_async]
-        answers = await asyncio.gather(*(check.aresult() for check in awaited))
-        found = dict(zip((check.name for check in awaited), answers, strict=True))
+        found = await together([check.aresult for check in awaited])
+        results = dict(zip((check.name for check in awaited), found, strict=True))
         if blocking:
-            found |= await asyncio.to_thread(self._gather, blocking)
-        return {check.name: found[check.name] for check in self._checks}
+            results |= await in_thread(lambda: self._gather(blocking))
+        return {check.name: results[check.name] for check in self._checks}
 
     def _gather(self, checks: Iterable[Check]) -> dict[str, Result]:
         checks = list(checks)

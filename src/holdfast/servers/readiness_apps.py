@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.servers import draining
 from holdfast.servers.calling import call_app
+from holdfast.servers.loops import in_thread, on_asyncio
 from holdfast.servers.problem import reason
 from holdfast.servers.readiness import STARTING
 
@@ -78,22 +79,18 @@ class _Lifespan:
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         first: list[Message] = [await receive()]
         try:
-            await asyncio.to_thread(self._readiness.warm)
+            await in_thread(self._readiness.warm)
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": f"a warm-up failed: {type(error).__name__}"})
             raise
-        loop = asyncio.get_running_loop()
-        # From a signal's handler, which may have interrupted the loop itself.
-        self._undo = draining.on_sigterm(
-            self._readiness.drain,
-            self._readiness.stop_within,
-            lambda seconds, end: loop.call_soon_threadsafe(lambda: loop.call_later(seconds, end)),
-        )
+        self._undo = self._drain_at_sigterm() if on_asyncio() else None
 
         async def receive_again() -> Message:
             return first.pop() if first else await receive()
 
         async def tell(message: Message) -> None:
+            if not str(message["type"]).startswith("lifespan."):
+                raise RuntimeError("a lifespan is not to be answered like a request")  # by an app that does not look what it is asked
             self._told = True
             await send(message)
 
@@ -109,6 +106,15 @@ class _Lifespan:
         finally:
             if self._undo is not None:
                 self._undo()
+
+    def _drain_at_sigterm(self) -> Callable[[], None] | None:
+        loop = asyncio.get_running_loop()
+
+        def later(seconds: float, end: Callable[[], object]) -> None:
+            # From a signal's handler, which may have interrupted the loop itself.
+            loop.call_soon_threadsafe(lambda: loop.call_later(seconds, end))
+
+        return draining.on_sigterm(self._readiness.drain, self._readiness.stop_within, later)
 
     async def _without_app(self, receive: Receive, send: Send) -> None:
         await send({"type": "lifespan.startup.complete"})
