@@ -59,10 +59,7 @@ shielded = Shield(
 )
 """
 
-REQUEST = (
-    b"GET /hello HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\nAccept-Encoding: gzip\r\n"
-    b"X-Request-Timeout-Ms: 900\r\n\r\n"
-)
+REQUEST = b"GET /hello HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\nAccept-Encoding: gzip\r\n\r\n"
 
 
 def server(kind: str, app: str, folder: Path, port: int) -> Process:

@@ -102,7 +102,7 @@ class Exchange(Deadline):
         if self.answered or self.left:
             raise self._refusal()
         if message["type"] == "http.response.body":
-            if not message.get("more_body"):
+            if "more_body" not in message or not message["more_body"]:
                 self.complete = True
                 self.at += UNBOUNDED
             elif self._now() >= self.at:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from holdfast.servers import kernel
+from holdfast.servers.calling import call_app
 from holdfast.servers.scoreboard import (
     BOUNDS,
     BUSY,
@@ -164,7 +165,7 @@ class Workers:
             sock = environ.get("gunicorn.socket")
             began = self.begin(None if sock is None else kernel.since_data(sock))
             try:
-                return _Counted(app(environ, start_response), self, began)
+                return _Counted(call_app(app, environ, start_response), self, began)
             except BaseException:
                 self.end(began)
                 raise
