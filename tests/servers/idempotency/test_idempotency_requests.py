@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+import trio
 from idempotency_apps import Ask, Handler, ask_asgi, ask_wsgi, asker
 
 import holdfast
@@ -519,3 +520,14 @@ def test_an_app_that_sends_a_body_before_its_status_is_an_error() -> None:
 
     with pytest.raises(RuntimeError, match=r"before http\.response\.start"):
         asyncio.run(ask_asgi(Idempotency(MemoryStore()).asgi(app), "POST", "/", {"Idempotency-Key": "k"}, b""))
+
+
+def test_it_works_on_trio() -> None:
+    handler = Handler()
+    app = Idempotency(MemoryStore()).asgi(handler.asgi)
+
+    async def run() -> list[int]:
+        return [(await ask_asgi(app, "POST", "/", {"Idempotency-Key": "k"}, body)).status for body in (b"a", b"a", b"b")]
+
+    assert trio.run(run) == [201, 201, 422]
+    assert len(handler.asked) == 1
