@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,10 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.replay.figures import Points
+from holdfast.replay.incidents.firewall_servers import Broker, Valkey, broker
 from holdfast.replay.parts.namespaces import Namespaces, Side
-from holdfast.replay.parts.process import Process
-from holdfast.replay.parts.rabbitmq import RabbitServer, rabbitmq_server
-from holdfast.replay.parts.redis import find_redis
 from holdfast.replay.stage import Stage
 from holdfast.replay.watch import Watch
 
@@ -82,15 +79,11 @@ class Outcome:
 class Town:
     """Both sides of the wire, and who lives there."""
 
-    def __init__(self, stage: Stage, net: Namespaces, broker: RabbitServer, store: Process, port: int) -> None:
-        self.stage, self.net, self.broker, self.store = stage, net, broker, store
+    def __init__(self, stage: Stage, net: Namespaces, broker: Broker, store: Valkey, kind: str, missing: str) -> None:
+        self.stage, self.net, self.broker, self.store, self.kind, self.missing = stage, net, broker, store, kind, missing
         self.ttl = stage.seconds(LOCK_TTL)
-        self._environment = {
-            "AMQP_URL": broker.url,
-            "REDIS_URL": f"redis://{net.far.address}:{port}/0",
-            "LOCK_TTL": str(self.ttl),
-        }
-        self.mailer = self.program(net.far, "holdfast.replay.apps.mailer", "mailer")
+        self._environment = {"STREAM_URL" if kind else "AMQP_URL": broker.url, "REDIS_URL": store.url, "LOCK_TTL": str(self.ttl)}
+        self.mailer = self.program(net.far, f"holdfast.replay.apps.mailer{kind}", "mailer")
 
     def program(self, side: Side, module: str, name: str) -> Program:
         """A program of ours on one of the sides."""
@@ -98,7 +91,7 @@ class Town:
 
     def processor(self, side: str) -> Program:
         """An order processor: "before" or "after"."""
-        return self.program(self.net.near, f"holdfast.replay.apps.{side}.receipts", side)
+        return self.program(self.net.near, f"holdfast.replay.apps.{side}.receipts{self.kind}", side)
 
     def outcome(self, processor: Program, order: str, asked: float) -> Outcome:
         """What became of an order."""
@@ -147,34 +140,23 @@ class Program:
 
 @contextlib.contextmanager
 def town(stage: Stage, retries: int) -> Iterator[Town]:
-    """Both sides, with RabbitMQ, Valkey and the mailer on the far one.
+    """Both sides, with the servers and the mailer on the far one.
 
     Raises:
-        Unavailable: this machine has no network namespaces or no RabbitMQ.
+        Unavailable: this machine has no network namespaces, or neither RabbitMQ nor Redis.
     """
     with contextlib.ExitStack() as stack:
         net = stack.enter_context(Namespaces())
         net.retries(retries)
-        stage.tell("RabbitMQ and Valkey start on the far side")
-        store, port = _valkey(net, stage.folder)
-        stack.enter_context(store)
-        broker = stack.enter_context(rabbitmq_server(host=net.far.address, prefix=net.command(net.far, [])))
-        town = Town(stage, net, broker, store, port)
-        stack.enter_context(town.mailer)
-        _wait(
-            lambda: "receipts\t" in broker.control("list_queues", "name", "consumers").replace(" ", "\t"),
-            _START,
-            "the mailer does not consume",
-        )
-        yield town
-
-
-def _valkey(net: Namespaces, folder: Path) -> tuple[Process, int]:
-    port, path = 6379, folder / "store.sock"  # the far side is a network of its own, so every port is free
-    lines = [f"bind {net.far.address}", f"port {port}", f"unixsocket {path}", "protected-mode no", f"dir {folder}", 'save ""']
-    settings = folder / "store.conf"
-    settings.write_text("\n".join([*lines, ""]))
-    return Process(net.command(net.far, [str(find_redis()), str(settings)]), name="store", folder=folder, ready=path.exists), port
+        stage.tell("the servers start on the far side")
+        store = Valkey(net, stage.folder, "store", 6379)
+        stack.enter_context(store.process)
+        taking, kind, missing = stack.enter_context(broker(net, stage.folder))
+        if missing:
+            stage.tell(f"no RabbitMQ, so the receipts go through a Redis stream: {missing}")
+        place = Town(stage, net, taking, store, kind, missing)
+        stack.enter_context(place.mailer)
+        yield place
 
 
 def forgotten(town: Town, side: str, retries: int) -> tuple[Outcome, list[tuple[int, float]]]:
@@ -219,7 +201,7 @@ def faults(town: Town) -> dict[str, tuple[Callable[[], None], Callable[[], None]
         "blackhole route": (net.blackhole, net.mend),
         "broker stopped": (broker.suspend, broker.resume),
         "broker killed": (broker.kill, broker.restart),
-        "Redis stopped": (lambda: store.send(signal.SIGSTOP), lambda: store.send(signal.SIGCONT)),
+        "Redis stopped": (store.suspend, store.resume),
     }
 
 
