@@ -238,3 +238,6 @@ def test_wrong_arguments_are_refused() -> None:
         RedisStore("redis://h", interrupted="x")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"RedisStore\.timeout must be > 0 seconds"):
         RedisStore("redis://h", timeout=0)
+    for wrong in ("http://user:hunter2@h", None):
+        with pytest.raises(ValueError, match=r"RedisStore\.url must begin with redis://, rediss:// or unix://$"):
+            RedisStore(wrong)  # type: ignore[arg-type]

@@ -487,6 +487,8 @@ def test_what_the_user_configures_is_checked() -> None:
             Idempotency(MemoryStore(), **wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Idempotency.store must be a store"):
         Idempotency({})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Idempotency\.store must be a store"):
+        Idempotency(MemoryStore)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Idempotency.caller must be a function"):
         Idempotency(MemoryStore(), caller="me")  # type: ignore[arg-type]
 

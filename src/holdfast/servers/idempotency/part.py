@@ -103,7 +103,8 @@ class Idempotency:
         keeps: Callable[[int, answers.Pairs], bool] | None = None,
         commits: Callable[[int], bool] | None = None,
     ) -> None:
-        if not callable(getattr(store, "claim", None)) and not callable(getattr(store, "aclaim", None)):
+        has_claim = callable(getattr(store, "claim", None)) or callable(getattr(store, "aclaim", None))
+        if isinstance(cast("object", store), type) or not has_claim:
             raise TypeError(f"Idempotency.store must be a store such as MemoryStore(), got {store!r}")
         for name, function in (("caller", caller), ("keeps", keeps), ("commits", commits)):
             if function is not None and not callable(function):

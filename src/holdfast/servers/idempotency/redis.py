@@ -7,7 +7,7 @@ import json
 import math
 import secrets
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.errors import StoreUnavailable
 from holdfast.servers.idempotency.store import INTERRUPTED, Held, Interrupted, Record, Running, WhenInterrupted
@@ -71,6 +71,9 @@ class RedisStore:
             from redis.exceptions import RedisError
         except ImportError as error:
             raise ImportError("RedisStore needs the extra: pip install 'holdfast[redis]'") from error
+        if not isinstance(cast("object", url), str) or not url.startswith(("redis://", "rediss://", "unix://")):
+            # It may have a password in it, so it is not repeated.
+            raise ValueError("RedisStore.url must begin with redis://, rediss:// or unix://")
         self._errors = RedisError
         self._interrupted = choice("RedisStore.interrupted", interrupted, INTERRUPTED)
         self._timeout = positive_seconds("RedisStore.timeout", timeout)
