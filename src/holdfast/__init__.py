@@ -1,5 +1,7 @@
 """holdfast keeps a service standing while what it calls fails, and keeps it from knocking over what it calls."""
 
+from typing import TYPE_CHECKING
+
 from holdfast import events
 from holdfast.backoff import Backoff
 from holdfast.errors import (
@@ -8,6 +10,7 @@ from holdfast.errors import (
     DeadlineExceeded,
     HoldfastError,
     LockOverrun,
+    LockTaken,
     Overloaded,
     RateLimited,
     Rejected,
@@ -24,6 +27,9 @@ from holdfast.policies.retry import Retry
 from holdfast.policy import Policy, require
 from holdfast.scope import carry, check, deadline, install, remaining, shield, uninstall
 
+if TYPE_CHECKING:
+    from holdfast.mutex import lock
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -39,6 +45,7 @@ __all__ = [
     "Hedge",
     "HoldfastError",
     "LockOverrun",
+    "LockTaken",
     "Overloaded",
     "Policy",
     "RateLimit",
@@ -51,8 +58,19 @@ __all__ = [
     "deadline",
     "events",
     "install",
+    "lock",
     "remaining",
     "require",
     "shield",
     "uninstall",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """What few programs need is loaded when it is asked for."""
+    if name != "lock":
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+    from holdfast.mutex import lock as found
+
+    globals()[name] = found
+    return found

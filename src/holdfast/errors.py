@@ -5,7 +5,8 @@
      |   |- BreakerOpen      the dependency is known to be down
      |   |- BulkheadFull     the limit and its queue are full
      |   |- RateLimited      the rate is used up
-     |   '- Overloaded       a server sheds the request (admission)
+     |   |- Overloaded       a server sheds the request (admission)
+     |   '- LockTaken        another holds the lock, and the wait for it is over
      |- DeadlineExceeded     also a TimeoutError; it may have run: .started, .policy, .budget, .elapsed
      |   '- ClientGone       a server's work that nobody waits for any more
      |- LockOverrun          work outran its lock: .ran, .allowed, .outside
@@ -85,6 +86,12 @@ class Overloaded(Rejected):
     reason = "overloaded, the request was shed"
 
 
+class LockTaken(Rejected):
+    """Another holds the lock, and the wait for it is over. `policy` is the lock's name."""
+
+    reason = "the lock is taken, nothing was done"
+
+
 class DeadlineExceeded(HoldfastError, TimeoutError):
     """The time for the work ran out. Unlike after a refusal, the work may have happened.
 
@@ -94,7 +101,7 @@ class DeadlineExceeded(HoldfastError, TimeoutError):
         elapsed: seconds that had passed when it was noticed.
         started: whether an attempt had been started.
         attempt: number of the attempt that was cut off, from 1; 0 where none or not known.
-        what: what ran out: "deadline", "attempt timeout" or "shield".
+        what: what ran out: "deadline", "attempt timeout", "shield" or "lock".
     """
 
     def __init__(

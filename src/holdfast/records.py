@@ -114,3 +114,27 @@ class FleetIgnored(Event):
     """Something in the store, or an answer of it, is nothing that holdfast could have written: it was not used. `what` in words."""
 
     what: str
+
+
+@dataclass(frozen=True, slots=True)
+class LockTook(Event):
+    """A lock was taken after `waited` seconds, with this fencing token. `policy` is the lock's name, in all events of locks."""
+
+    waited: float
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockOverran(Event):
+    """Work under a lock ran for `ran` seconds, `allowed` were fewer: for `outside` seconds another may have held it."""
+
+    ran: float
+    allowed: float
+    outside: float
+
+
+@dataclass(frozen=True, slots=True)
+class LockLost(Event):
+    """A lock was lost before its time, or could not be given back and ends by its ttl; `reason` in words."""
+
+    reason: str

@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from holdfast.clients.redis.commands import Command, command_of, is_repeatable, running
 from holdfast.clients.redis.connections import PING
 from holdfast.clients.redis.errors import deadlines_seen, translated
-from holdfast.clients.redis.settings import DEFAULTS, Settings, pool_options
+from holdfast.clients.redis.settings import DEFAULTS, Settings, alike_options, pool_options
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
 from holdfast.drivers.backends import backend
@@ -41,9 +41,20 @@ def async_from_url(
     """A client for asyncio; arguments and errors are those of `from_url`."""
     settings = Settings(policy, dead_after, repeatable)
     parsed: dict[str, Any] = dict(parse_url(url))
-    kind = _class_for(parsed.get("connection_class"))
+    kind = class_for(parsed.get("connection_class"))
     arguments = pool_options(parsed, options, settings.dead_after, Retry(NoBackoff(), 0))
-    pool: Any = redis.asyncio.ConnectionPool(connection_class=kind, dead_after=settings.dead_after, **arguments)
+    return _made(kind, settings, arguments)
+
+
+def async_like(client: Any, *, dead_after: Seconds = 5.0) -> AsyncRedis | None:
+    """See `client.like`, for asyncio."""
+    settings = Settings(None, dead_after, ())
+    kind = class_for(client.connection_pool.connection_class)
+    return None if kind is None else _made(kind, settings, alike_options(client, settings.dead_after, Retry(NoBackoff(), 0)))
+
+
+def _made(kind: Any, settings: Settings, arguments: dict[str, Any]) -> AsyncRedis:
+    pool: Any = redis.asyncio.ConnectionPool(connection_class=kind, **{**arguments, "dead_after": settings.dead_after})
     made = AsyncRedis(connection_pool=pool)
     made.auto_close_connection_pool = True
     made.settings = settings
@@ -238,7 +249,14 @@ class AsyncUnixConnection(_Bounded, redis.asyncio.UnixDomainSocketConnection):
         return await asyncio.open_unix_connection(self.path)
 
 
-def _class_for(theirs: type | None) -> Any:
-    if theirs is redis.asyncio.SSLConnection:
-        return AsyncTLSConnection
-    return AsyncUnixConnection if theirs is redis.asyncio.UnixDomainSocketConnection else AsyncConnection
+_OURS: dict[type | None, Any] = {
+    None: AsyncConnection,
+    redis.asyncio.Connection: AsyncConnection,
+    redis.asyncio.SSLConnection: AsyncTLSConnection,
+    redis.asyncio.UnixDomainSocketConnection: AsyncUnixConnection,
+}
+
+
+def class_for(theirs: type | None) -> Any:
+    """Ours in the place of redis-py's, None where there is none; `theirs` is None for the usual one."""
+    return theirs if theirs in _OURS.values() else _OURS.get(theirs)

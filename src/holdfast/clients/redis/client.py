@@ -17,7 +17,7 @@ from redis.retry import Retry
 from holdfast.clients.redis.commands import Command, command_of, is_repeatable, running
 from holdfast.clients.redis.connections import class_for
 from holdfast.clients.redis.errors import deadlines_seen, translated
-from holdfast.clients.redis.settings import DEFAULTS, Settings, pool_options
+from holdfast.clients.redis.settings import DEFAULTS, Settings, alike_options, pool_options
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
 from holdfast.policy import Policy
@@ -46,7 +46,22 @@ def from_url(
     parsed: dict[str, Any] = dict(parse_url(url))
     kind = class_for(parsed.get("connection_class"))
     arguments = pool_options(parsed, options, settings.dead_after, Retry(NoBackoff(), 0))
-    pool = redis.ConnectionPool(connection_class=kind, dead_after=settings.dead_after, **arguments)
+    return _made(kind, settings, arguments)
+
+
+def like(client: Any, *, dead_after: Seconds = 5.0) -> Redis | None:
+    """A client to the same server as another of redis-py, with the same credentials, and connections of ours.
+
+    Returns:
+        None where its connections are not redis-py's usual ones, so that their server is not to be known (Sentinel).
+    """
+    settings = Settings(None, dead_after, ())
+    kind = class_for(client.connection_pool.connection_class)
+    return None if kind is None else _made(kind, settings, alike_options(client, settings.dead_after, Retry(NoBackoff(), 0)))
+
+
+def _made(kind: Any, settings: Settings, arguments: dict[str, Any]) -> Redis:
+    pool = redis.ConnectionPool(connection_class=kind, **{**arguments, "dead_after": settings.dead_after})
     made = Redis(connection_pool=pool)
     made.auto_close_connection_pool = True
     made.settings = settings

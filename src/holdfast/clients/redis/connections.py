@@ -146,8 +146,14 @@ class UnixConnection(_Bounded, redis.UnixDomainSocketConnection):
         return made
 
 
+_OURS: dict[type | None, Any] = {
+    None: Connection,
+    redis.Connection: Connection,
+    redis.SSLConnection: TLSConnection,
+    redis.UnixDomainSocketConnection: UnixConnection,
+}
+
+
 def class_for(theirs: type | None) -> Any:
-    """Ours in the place of redis-py's, for the scheme of a URL."""
-    if theirs is redis.SSLConnection:
-        return TLSConnection
-    return UnixConnection if theirs is redis.UnixDomainSocketConnection else Connection
+    """Ours in the place of redis-py's, None where there is none; `theirs` is None for the usual one."""
+    return theirs if theirs in _OURS.values() else _OURS.get(theirs)

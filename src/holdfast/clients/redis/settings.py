@@ -56,3 +56,21 @@ def pool_options(parsed: Mapping[str, Any], options: Mapping[str, Any], dead_aft
             raise ValueError(f"{name} is not to be given: connections are ours, and retries are the policy's (Policy(retry=...))")
     given = {name: value for name, value in parsed.items() if name != "connection_class"}
     return {"socket_timeout": dead_after, "socket_connect_timeout": dead_after, **given, **options, "retry": no_retry}
+
+
+# Of another client's pool: what belongs to that pool.
+_OF_A_POOL = (
+    *_OURS,
+    "cache",
+    "cache_config",
+    "event_dispatcher",
+    "himport_registry",
+    "maint_notifications_config",
+    "maint_notifications_pool_handler",
+)
+
+
+def alike_options(client: Any, dead_after: float, no_retry: object) -> dict[str, Any]:
+    """The arguments of a connection pool to the same server as another client's."""
+    theirs = {name: value for name, value in client.connection_pool.connection_kwargs.items() if name not in _OF_A_POOL}
+    return {**theirs, "socket_timeout": dead_after, "socket_connect_timeout": dead_after, "decode_responses": False, "retry": no_retry}
