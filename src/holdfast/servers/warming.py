@@ -59,7 +59,7 @@ class Warming:
     @property
     def done(self) -> bool:
         """Whether this process may serve."""
-        return self._machine_done and (self._worker_done == 0 or self._worker_done == os.getpid())  # noqa: PLR1714  (asked by every request)
+        return self._machine_done and (self._worker_done == 0 or self._worker_done == os.getpid())
 
     def run(self) -> None:
         """Do what is not done yet, or wait for whoever does it.
