@@ -305,6 +305,32 @@ def test_refusals_say_nothing_about_the_inside():
     assert "retry-after" not in asked.headers  # forced open: nobody can tell
 
 
+@pytest.mark.realtime
+@pytest.mark.parametrize("start", [asyncio.to_thread, lambda work: asyncio.get_running_loop().run_in_executor(None, holdfast.carry(work))])
+def test_work_in_a_thread_that_cannot_be_stopped_is_reported_when_it_ends_and_only_then(start):
+    heard = []
+
+    async def main():
+        async def work(scope, receive, send):
+            await start(lambda: time.sleep(0.5))
+
+        async def quick(scope, receive, send):
+            await asyncio.sleep(5)
+
+        await asyncio.gather(Asked().of(Deadline(0.15).asgi(work)), Asked().of(Deadline(0.15).asgi(quick)))
+        before = list(heard)
+        await asyncio.sleep(0.6)
+        return before
+
+    stop = events.subscribe(heard.append)
+    try:
+        assert asyncio.run(main()) == []
+    finally:
+        stop()
+    assert [type(event).__name__ for event in heard] == ["DeadlineOutrun"]
+    assert heard[0].outside == pytest.approx(0.37, abs=0.12)
+
+
 def test_holdfast_itself_is_not_changed_by_a_request_that_is_over():
     async def main():
         async def work(scope, receive, send):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 from holdfast import events
@@ -16,6 +15,7 @@ from holdfast.deadlines import OUTRUN_GRACE
 from holdfast.drivers.asyncio_backend import for_loop
 from holdfast.errors import DeadlineExceeded
 from holdfast.servers.exchange import Exchange
+from holdfast.servers.threads_of import work_for
 
 # How often the patrol comes. It looks after whoever it has met the time before.
 _EVERY = 0.05
@@ -94,7 +94,7 @@ class AsyncioExchange(Exchange):
             self._timer.cancel()
             self._watcher.cancel()
             answer = self._answer
-            del self._watcher, self._answer, self._timer  # they know this: no rings, or nobody could see when the last of it ends
+            del self._watcher, self._answer, self._timer  # they know this: no rings
             self.inbox = None
         # Whoever else cancelled the task as well is not to be robbed of it: only our own cancellation is over with the request.
         ours = self._fired and task is not None and task.uncancel() <= self._cancels and isinstance(error, asyncio.CancelledError)
@@ -104,7 +104,7 @@ class AsyncioExchange(Exchange):
             ours = ours or obeyed
             await self.answer()
             if events.listeners:
-                _tell_of_the_end(self)
+                _tell_of_the_end(self, self._loop, min(self.at, self._now()))
         if answer is not None:
             await answer
         try:
@@ -156,19 +156,16 @@ def patrol_of(loop: asyncio.AbstractEventLoop) -> Patrol:
     return patrol
 
 
-def _tell_of_the_end(exchange: Exchange) -> None:
-    """Report, when it has ended, how long work went on after its request was over.
-
-    Cancelling a task does not stop a thread that it waits for, and nobody waits for that any more. But whatever still works for the
-    request holds its deadline, in its context: when that is freed, the last of it has ended.
-    """
-    now = exchange._now
-    over_at = min(exchange.at, now())
-    weakref.finalize(exchange, report, exchange.policy, exchange.budget, over_at, now).atexit = False
+def _tell_of_the_end(exchange: AsyncioExchange, loop: asyncio.AbstractEventLoop, over_at: float) -> None:
+    """Report, when it has ended, how long work went on after its request was over."""
+    if work_for(exchange):
+        loop.call_later(_EVERY, _tell_of_the_end, exchange, loop, over_at)
+    else:
+        report(exchange.policy, exchange.budget, over_at, exchange._now())
 
 
-def report(route: str | None, budget: float, over_at: float, now: Callable[[], float]) -> None:
+def report(route: str | None, budget: float, over_at: float, now: float) -> None:
     """Tell how long work went on after its request was over, unless that is only how long ending takes."""
-    outside = now() - over_at
+    outside = now - over_at
     if outside > OUTRUN_GRACE + SLACK + _EVERY:
         events.publish([events.DeadlineOutrun(route or "", budget, budget + outside, outside)])

@@ -66,7 +66,7 @@ async def run(exchange: TrioExchange, app: ASGIApp) -> None:
                 failure = None
             await exchange.answer()
             if events.listeners:
-                report(exchange.policy, exchange.budget, exchange.at, exchange._now)  # trio waits for its threads
+                report(exchange.policy, exchange.budget, exchange.at, exchange._now())  # trio waits for its threads
         nursery.cancel_scope.cancel()
     if failure is not None:
         try:

@@ -43,7 +43,7 @@ class Exchange(Deadline):
         scope, receive, send: the server's.
     """
 
-    __slots__ = ("__weakref__", "_now", "_receive", "_send", "answered", "complete", "inbox", "left", "scope", "started")
+    __slots__ = ("_now", "_receive", "_send", "answered", "complete", "inbox", "left", "scope", "started")
 
     event: ClassVar[type[Event]]  # of the running loop's kind
 
