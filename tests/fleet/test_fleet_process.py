@@ -144,7 +144,8 @@ def force_open(url: str) -> list[str]:
 def test_a_forked_child_is_a_process_of_its_own_in_the_fleet() -> None:
     with server() as redis, connected(redis.url):
         policy = Policy("billing", breaker=Breaker())
-        policy.call(int)
+        for _ in range(50):
+            policy.call(int)
         until(lambda: fleet.snapshot()["policies"].get("billing", {}).get("processes") == 1)
         reader, writer = os.pipe()
         with warnings.catch_warnings():
@@ -155,6 +156,7 @@ def test_a_forked_child_is_a_process_of_its_own_in_the_fleet() -> None:
             try:
                 policy.call(int)
                 until(lambda: fleet.snapshot()["policies"].get("billing", {}).get("processes") == 2)
+                until(lambda: fleet.snapshot()["policies"]["billing"]["calls"] == 51, what="the parent's calls count once")
                 policy.breaker.force_open()
                 time.sleep(0.5)
                 said = policy.breaker.state.encode()

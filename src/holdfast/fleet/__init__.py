@@ -68,8 +68,8 @@ def connect(
         prefix: of all keys and the channel, one per application.
         timeout: seconds that the background may wait for the server, > 0.
         quorum: the breaker opens for all when more than this share of the processes that saw traffic agree, in (0, 1].
-        lease: seconds for which a probe is lent, > 0; after them another process takes the place of one that died. None for 2 seconds,
-            or 20 intervals where that is longer.
+        lease: seconds, > 0, within which another process probes in the place of one that died. None for 2 seconds, or 20 intervals where
+            that is longer.
 
     Raises:
         ValueError, TypeError: an argument is out of its range, or not of its kind. The message never has the URL in it.

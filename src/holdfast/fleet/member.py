@@ -35,7 +35,7 @@ class Terms:
     Args:
         process: the process's name in the store.
         quorum: the share of the processes that saw traffic, above which they speak for all.
-        lease: seconds for which a probe is lent.
+        lease: seconds after which somebody else probes in the place of a process that died.
         interval: seconds between two rounds of a process that has something to say.
         idle: the longest pause between two rounds, in seconds.
     """
@@ -45,6 +45,11 @@ class Terms:
     lease: float
     interval: float
     idle: float
+
+    @property
+    def lent_for(self) -> float:
+        """Seconds for which a probe is lent: the others have to ask for its place, and are answered, before `lease` is over."""
+        return max(self.lease / 2, self.lease - 3 * self.interval)
 
 
 class Member:
@@ -56,7 +61,7 @@ class Member:
         ledger: its budget, where it has one.
         terms: those of the process.
         rng: for jitter.
-        known: the fleet's state, as far as this process knows it already.
+        known: in the child of a fork, what its parent knew of the fleet.
     """
 
     def __init__(
@@ -88,9 +93,13 @@ class Member:
             state = circuit.state(0.0)
             if state in _FORCED and known is None:
                 self.membership.command = state  # somebody forced it before the process joined
+            if known is not None:
+                open_ = state in (State.OPEN, State.HALF_OPEN) and known.state == "open"
+                with circuit._lock:
+                    self.membership.part(known.generation if open_ else 0, circuit._window.counted())
             circuit.fleet = self.membership
         if ledger is not None:
-            self.purse = Purse(ledger)
+            self.purse = Purse(ledger, [0, 0] if known is None else ledger._window.counted())
             ledger.fleet = self.purse
 
     @property
@@ -136,7 +145,7 @@ class Member:
         circuit = self.circuit
         if circuit is None:
             return _NOTHING
-        give_back = self._leaving or now - self._unused_since > self._terms.lease
+        give_back = self._leaving or now - self._unused_since > self._terms.lent_for
         told = report(circuit, self.membership, now, give_back)
         if told.held <= told.running:
             self._unused_since = math.inf
@@ -222,7 +231,7 @@ class Member:
         rules: dict[str, object] = {}
         circuit, ledger = self.circuit, self.ledger
         if circuit is not None:
-            rules["rule"] = {**_rule(circuit.config), "quorum": self._terms.quorum, "lease": milliseconds(self._terms.lease)}
+            rules["rule"] = {**_rule(circuit.config), "quorum": self._terms.quorum, "lease": milliseconds(self._terms.lent_for)}
         if ledger is not None:
             ratio, floor, span = terms(ledger)
             rules["terms"] = {"ratio": ratio, "floor": floor, "span": milliseconds(span)}
@@ -250,7 +259,7 @@ class Member:
             self._follow(circuit, answer.state)
             with circuit._lock:
                 self.membership.lent = min(answer.probes, circuit.config.max_probes)
-                self.membership.lent_until = asked + self._terms.lease
+                self.membership.lent_until = asked + self._terms.lent_for
             self._had = answer.probes
         if ledger is not None and answer.budget is not None:
             self._take(ledger, answer.budget, asked)

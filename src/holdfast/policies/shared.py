@@ -73,6 +73,11 @@ class Membership:
         self.command: State | None = None  # what people forced here, and the fleet was not told of yet
         self._ever = [0, 0, 0]
 
+    def part(self, followed: int, counted: list[int]) -> None:
+        """In the child of a fork: what was counted before is its parent's, and its state that of the fleet."""
+        self.followed = followed
+        self._ever = [-before for before in counted]
+
     @property
     def cut_off(self) -> bool:
         """Whether the fleet cannot be asked."""
@@ -150,9 +155,10 @@ def report(circuit: Circuit, membership: Membership, now: float, give_back: bool
                 held = max(held, membership.lent)
             membership.lent = held
         asked, membership.asked = membership.asked, 0
+        ever = membership.ever(circuit._window.counted())
         return Report(
-            membership.ever(circuit._window.counted()),
-            circuit._window.totals(now),
+            ever,
+            [min(pair) for pair in zip(circuit._window.totals(now), ever, strict=True)],
             state in ("open", "half-open") and not membership.followed,
             state == "half-open" and not membership.followed,
             running,
@@ -190,10 +196,11 @@ def follow(circuit: Circuit, membership: Membership, state: State, until: float,
 class Purse:
     """A budget's place in a fleet. Everything happens under the budget's lock."""
 
-    __slots__ = ("_ratio", "cut_off", "floor_part", "lent", "lent_at", "refused", "reported", "spent", "spent_reported")
+    __slots__ = ("_before", "_ratio", "cut_off", "floor_part", "lent", "lent_at", "refused", "reported", "spent", "spent_reported")
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, before: list[int]) -> None:
         self._ratio = ledger._ratio
+        self._before = before  # calls and retries that were counted here by another process, before a fork
         self.cut_off = True  # the fleet cannot be asked
         self.floor_part = 1.0  # of the fleet's floor, the part that is ours while we are cut off
         self.lent = 0  # retries that the fleet has counted already
@@ -216,7 +223,7 @@ class Purse:
 
     def left(self, calls: int) -> int:
         """How many retries would be granted."""
-        earned = self._ratio * (calls - self.reported) - (self.spent - self.spent_reported)
+        earned = self._ratio * (calls - self._before[0] - self.reported) - (self.spent - self.spent_reported)
         return self.lent + max(0, int(earned + _ROUNDING))
 
 
@@ -246,5 +253,6 @@ def account(ledger: Ledger, purse: Purse, now: float) -> Account:
     """Read a budget of the fleet."""
     with ledger._lock:
         refused, purse.refused = purse.refused, 0
-        calls, _ = ledger._window.counted()
-        return Account([calls, purse.spent], ledger._window.totals(now), purse.lent, refused)
+        ever = [total - before for total, before in zip(ledger._window.counted(), purse._before, strict=True)]
+        window = [min(pair) for pair in zip(ledger._window.totals(now), ever, strict=True)]
+        return Account([ever[0], purse.spent], window, purse.lent, refused)
