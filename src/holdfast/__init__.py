@@ -68,6 +68,10 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """What few programs need is loaded when it is asked for."""
+    if name == "fleet":
+        from importlib import import_module
+
+        return import_module("holdfast.fleet")  # which makes it an attribute of the package
     if name != "lock":
         raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
     from holdfast.mutex import lock as found
