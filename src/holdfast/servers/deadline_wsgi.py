@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from holdfast.deadlines import ambient, restore
 from holdfast.drivers import clock
 from holdfast.drivers.interrupt import Interrupt
 from holdfast.errors import ClientGone, DeadlineExceeded
+from holdfast.servers.body_wsgi import BoundedBody
 from holdfast.servers.calling import call_app, next_chunk
 from holdfast.servers.client import socket_of, watch_of
 from holdfast.servers.refusal import late
@@ -87,7 +89,7 @@ class _Exchange(Limit):
         """Call the application."""
         environ = self._environ
         if environ.get("CONTENT_LENGTH") or "HTTP_TRANSFER_ENCODING" in environ:
-            self._bound_socket()
+            self._bound_body()
         try:
             body = self._within(call_app, app, environ, self._start)
         except DeadlineExceeded as error:
@@ -130,6 +132,7 @@ class _Exchange(Limit):
         over = self._over()
         if over is not None:
             raise over
+        self._bound_socket()
         self._begin()(data)
 
     def _begin(self) -> Callable[[bytes], object]:
@@ -211,13 +214,20 @@ class _Exchange(Limit):
         """What to raise into the server, so that it closes the connection: the end of a response would be a lie."""
         return _Gone(errno.EPIPE, f"cut off: {error}") if self.encloses(error) else error
 
-    def _bound_socket(self) -> None:
-        """Bound the body that the application reads, and what the server writes for it: a slow client holds a worker too."""
+    def _bound_body(self) -> None:
+        """Bound what the application reads. An interrupt ends that as well."""
+        sock = self._bound_socket()
+        if self._interrupt is None and isinstance(sock, socket.socket):
+            self._environ["wsgi.input"] = BoundedBody(self._environ["wsgi.input"], self, sock)
+
+    def _bound_socket(self) -> socket.socket | None:
+        """Bound each of the server's exchanges with the client: one that is slow holds a worker too."""
         # The streams of an HTTP/2 connection share its socket.
         sock = None if "HTTP/2" in self._environ.get("SERVER_PROTOCOL", "") else socket_of(self._environ)
         if sock is not None:
             with suppress(OSError):
                 sock.settimeout(max(_LEAST, self.remaining(clock.now())))
+        return sock
 
     def _report(self) -> None:
         if events.listeners:
