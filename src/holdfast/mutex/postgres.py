@@ -1,8 +1,8 @@
 """Locks in PostgreSQL (14 or later): advisory locks, each on a connection of its own.
 
 The lock is the session's, and `idle_session_timeout` is its time to live: a holder that says nothing for that long is disconnected by
-the server, which frees the lock. The server queues those who wait, first come, first served. Tokens come from a sequence, `holdfast_lock_token`,
-made when it is first needed; it grows across crashes and restarts, and with the data's backups it goes back.
+the server, which frees the lock. The server queues those who wait, first come, first served. Tokens come from a sequence,
+`holdfast_lock_token`, made when it is first needed; it grows across crashes and restarts, and goes back where a backup is restored.
 """
 
 from __future__ import annotations
