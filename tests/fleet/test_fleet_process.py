@@ -48,6 +48,7 @@ def connected(url: str, **options: Any) -> Iterator[None]:
         ({"quorum": 0}, r"fleet.quorum must be in \(0, 1\], got 0"),
         ({"quorum": 1.5}, "fleet.quorum must be in"),
         ({"lease": 0}, "fleet.lease must be > 0"),
+        ({"lease": 0.3}, r"fleet.lease must be at least 4 intervals \(0.4 s\), got 0.3"),
     ],
 )
 def test_wrong_arguments_name_field_and_range_and_nothing_is_connected(options: dict[str, Any], words: str) -> None:

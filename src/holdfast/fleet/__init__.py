@@ -12,6 +12,7 @@ A call reads only memory. One background thread per process tells the store what
 from __future__ import annotations
 
 import atexit
+import os
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -68,8 +69,8 @@ def connect(
         prefix: of all keys and the channel, one per application.
         timeout: seconds that the background may wait for the server, > 0.
         quorum: the breaker opens for all when more than this share of the processes that saw traffic agree, in (0, 1].
-        lease: seconds, > 0, within which another process probes in the place of one that died. None for 2 seconds, or 20 intervals where
-            that is longer.
+        lease: seconds, at least 4 intervals, within which another process probes in the place of one that died. None for 2 seconds, or
+            20 intervals where that is longer.
 
     Raises:
         ValueError, TypeError: an argument is out of its range, or not of its kind. The message never has the URL in it.
@@ -82,13 +83,16 @@ def connect(
     from holdfast.fleet.agent import Agent, Settings
     from holdfast.fleet.connections import read_url
 
+    longest = max(2.0, 20 * pause) if lease is None else positive_seconds("fleet.lease", lease)
+    if longest < 4 * pause:
+        raise ValueError(f"fleet.lease must be at least 4 intervals ({4 * pause:g} s), got {lease!r}")
     settings = Settings(
         read_url(url),
         prefix,
         pause,
         positive_seconds("fleet.timeout", timeout),
         share("fleet.quorum", quorum),
-        max(2.0, 20 * pause) if lease is None else positive_seconds("fleet.lease", lease),
+        longest,
     )
     disconnect()
     with _lock:
@@ -115,3 +119,12 @@ def snapshot() -> FleetSnapshot:
     """Whether the store can be asked, and what it last said of this process's policies, as plain data."""
     agent = _agent
     return {"connected": False, "away": None, "policies": {}} if agent is None else agent.snapshot()
+
+
+def _in_child() -> None:
+    global _lock
+    _lock = Lock()  # whoever held it is a thread that only the parent has
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

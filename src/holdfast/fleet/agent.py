@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import threading
 import weakref
 from collections.abc import Iterable
@@ -76,6 +77,7 @@ class Agent:
         self._hints: set[str] = set()
         self._all_asked = self._next_ping = float("-inf")
         self._reported: set[str] = set()
+        self._is_broken = False
         self._begin()
 
     def _begin(self) -> None:
@@ -118,7 +120,8 @@ class Agent:
     def again_in_child(self) -> None:
         """After a fork: a process of its own, with connections of its own, which knows what its parent knew."""
         parents, self.members = self.members, {}
-        self._wake = Event()
+        self.connected, self.away_since = False, None
+        self._wake, self._hints = Event(), set()
         self._rng = random.Random()
         self._begin()
         self._enlist({key: member.known for key, member in parents.items()})
@@ -148,10 +151,12 @@ class Agent:
     def _run(self) -> None:
         while not self._closing:
             began = monotonic()
-            with suppress(Exception):  # a bug in here must not end the thread, and there is nobody to tell
+            try:
                 self._enlist()
                 self._orders()
                 self._round(began)
+            except Exception as error:
+                self._broken(error)
             pause = self.settings.interval * self._rng.uniform(1 - _SPREAD, 1 + _SPREAD)
             self._rest(began + pause)
         self._last_words()
@@ -316,6 +321,15 @@ class Agent:
         if what not in self._reported and len(self._reported) < _MOST_REPORTS:
             self._reported.add(what)
             events.publish([events.FleetIgnored(policy, what)])
+
+    def _broken(self, error: Exception) -> None:
+        """A bug in here must not end the thread: policies go on alone, and it is reported once."""
+        for member in list(self.members.values()):
+            member.cut_off()
+        if not self._is_broken:
+            self._is_broken = True
+            error.add_note("raised in the background of holdfast.fleet; it goes on, its later errors are not reported")
+            sys.excepthook(type(error), error, error.__traceback__)
 
     def _last_words(self) -> None:
         if self.connected:

@@ -27,8 +27,8 @@ try:
 except ImportError as error:
     raise ImportError("holdfast.fleet needs the extra: pip install 'holdfast[redis]'") from error
 
-errors: Any = redis.exceptions
 _untyped: Any = redis  # its annotations are partial, and wrong where keywords are passed on
+errors = _untyped.exceptions
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _PORTS = {"sentinel": 26379}
@@ -132,7 +132,7 @@ def make_client(address: Address, timeout: float) -> Any:
         kind = _ManagedTLS if is_tls else _Managed
         return guards.master_for(address.service, connection_class=kind, **secure)
     if not address.hosts:
-        return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=redis.connection.UnixDomainSocketConnection, **options))
+        return redis.Redis(connection_pool=_untyped.ConnectionPool(connection_class=redis.connection.UnixDomainSocketConnection, **options))
     host, port = address.hosts[0]
     pool = redis.ConnectionPool(connection_class=_TLS if is_tls else _Plain, host=host, port=port, **options)
     return redis.Redis(connection_pool=pool)
@@ -160,7 +160,7 @@ class _TLS(redis.connection.SSLConnection):
         context = ssl.create_default_context()
         context.check_hostname = self.check_hostname
         context.verify_mode = self.cert_reqs
-        if self.certfile or self.keyfile:
+        if self.certfile:
             context.load_cert_chain(certfile=self.certfile, keyfile=self.keyfile, password=self.certificate_password)
         if self.ca_certs is not None or self.ca_path is not None or self.ca_data is not None:
             context.load_verify_locations(cafile=self.ca_certs, capath=self.ca_path, cadata=self.ca_data)
