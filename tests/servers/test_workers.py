@@ -46,6 +46,12 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOLDFAST_WORKERS_DIR", str(tmp_path / "workers"))
 
 
+def there():
+    """The pool's figures; None while its file is not made yet: a server's port is open before."""
+    with contextlib.suppress(FileNotFoundError):
+        return workers.snapshot("web")
+
+
 def in_background(served, number, path):
     threads = [threading.Thread(target=served.get, args=(path,)) for _ in range(number)]
     for thread in threads:
@@ -67,7 +73,7 @@ def join(threads):
 def test_a_sync_pool_shows_its_busy_workers_and_who_waits_to_be_accepted(tmp_path):
     served = serve("sync", tmp_path, WSGI, *HOOKS, "-w", "2")
     with served.process:
-        assert eventually(lambda: workers.snapshot("web")["workers"] == 2)
+        assert eventually(lambda: there() and there()["workers"] == 2)
         quiet = workers.snapshot("web")
         assert (quiet["places"], quiet["busy"], quiet["idle"], quiet["queue"]) == (2, 0, 2, 0)
         assert quiet["queue_limit"] >= 100
@@ -91,7 +97,7 @@ def test_a_sync_pool_shows_its_busy_workers_and_who_waits_to_be_accepted(tmp_pat
 def test_a_pool_of_threads_shows_its_threads_and_its_inner_queue(tmp_path):
     served = serve("gthread", tmp_path, WSGI, *HOOKS)
     with served.process:
-        assert eventually(lambda: workers.snapshot("web")["places"] == 4)
+        assert eventually(lambda: there() and there()["places"] == 4)
         threads = in_background(served, 7, "/?0.5")
         assert eventually(lambda: workers.snapshot("web")["queue"] == 3, 3)
         assert workers.snapshot("web")["busy"] == 4
@@ -203,6 +209,16 @@ def test_all_pools_are_found_and_a_strange_file_is_passed_over(tmp_path):
         workers.snapshot("c")
     with pytest.raises(FileNotFoundError):
         workers.snapshot("never")
+
+
+def test_a_file_that_is_made_just_now_is_none_yet(tmp_path):
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers" / "young.workers").touch()
+    with pytest.raises(FileNotFoundError):
+        workers.snapshot("young")
+    assert workers.snapshots() == []
+    Workers("young").join()
+    assert workers.snapshot("young")["workers"] == 1
 
 
 @pytest.mark.parametrize("name", ["", 5, "../x", "a/b", ".hidden", "x" * 65, "a\n"])

@@ -10,6 +10,7 @@ user can read.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -90,7 +91,9 @@ class Scoreboard:
         try:
             with self._locked():
                 size = 8 * _WIDTH * (_SLOTS + 1)
-                if create and os.fstat(self._file).st_size == 0:
+                if os.fstat(self._file).st_size == 0:
+                    if not create:
+                        raise FileNotFoundError(errno.ENOENT, "somebody makes it just now", str(path))
                     os.ftruncate(self._file, size)
                 if os.fstat(self._file).st_size != size:
                     raise ValueError(f"{path} is no file of a worker pool, or of another version; remove it")
