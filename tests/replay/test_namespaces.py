@@ -150,9 +150,11 @@ def test_the_retransmissions_are_seen_and_end_sooner_with_fewer_retries(net: Nam
 def test_what_ss_prints_is_read() -> None:
     line = (
         "ESTAB 0      1          10.77.0.1:40668    10.77.0.2:5000 timer:(on,296ms,3) ts sack bbr wscale:10,10 rto:1632 backoff:3 "
-        "rtt:0.086/0.055 bytes_retrans:4 unacked:1 retrans:1/4 lost:1 minrtt:0.012\n\n"
+        "rtt:0.086/0.055 bytes_retrans:4 lastsnd:1336 unacked:1 retrans:1/4 lost:1 minrtt:0.012\n\n"
     )
-    assert read_flows(line) == [Flow(local="10.77.0.1:40668", peer="10.77.0.2:5000", state="ESTAB", unacked=1, retransmitted=3, rto=1.632)]
+    assert read_flows(line) == [
+        Flow(local="10.77.0.1:40668", peer="10.77.0.2:5000", state="ESTAB", unacked=1, retransmitted=3, rto=1.632, silent=1.336)
+    ]
 
 
 def test_a_machine_that_lacks_a_program_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

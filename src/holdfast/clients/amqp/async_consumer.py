@@ -23,7 +23,7 @@ from aiormq.exceptions import ChannelNotFoundEntity
 from holdfast.backoff import Backoff
 from holdfast.clients.amqp.aio_pika import Connection, checked_url, open_connection
 from holdfast.clients.amqp.async_publisher import AsyncPublisher
-from holdfast.clients.amqp.consumer_settings import ConsumerSettings, delivered
+from holdfast.clients.amqp.consumer_settings import ConsumerSettings, Stopped, delivered
 from holdfast.clients.amqp.delivery import Delivered, Done, Move, Step
 from holdfast.clients.amqp.errors import Disconnected
 from holdfast.clients.amqp.judging import judge
@@ -103,6 +103,7 @@ class AsyncConsumer:
         self._connecting = Settings(policy, dead_after, 10.0, 1.0)
         self._publisher = AsyncPublisher(url, policy=self._connecting.policy, dead_after=dead_after, ssl_context=ssl_context)
         self._stopping = asyncio.Event()
+        self._moving: dict[str, asyncio.Event] = {}  # by message id: published again, and not acknowledged yet
         self._working: set[asyncio.Task[None]] = set()
         self._home = Context()
 
@@ -142,6 +143,8 @@ class AsyncConsumer:
         return None
 
     async def _open(self) -> _Session:
+        if self._stopping.is_set():
+            raise Stopped
         connection = await open_connection(self._url, self._connecting.liveness, self._ssl_context, copy_context())
         session = _Session(connection, self._take)
         try:
@@ -174,17 +177,31 @@ class AsyncConsumer:
     async def _handle(self, session: _Session, message: Delivered, tag: int) -> None:
         if self._stopping.is_set() or session.lost.is_set():
             return  # it goes back to the queue with its connection
+        moving = self._moving.get(message.message_id)
+        if moving is not None:
+            await self._wait(moving, _PAUSE)
         step = self._settings.rules.before(message) or await self._work(message)
         if isinstance(step, Move):
-            if step.delay:
-                await self._wait(self._stopping, step.delay)
-            try:
-                await self._publisher.send(step.message)
-            except Exception:
-                await self._wait(self._stopping, _PAUSE)
-                await session.back(tag)
-                return
-        await session.done(tag)
+            await self._move(session, step, tag)
+        else:
+            await session.done(tag)
+
+    async def _move(self, session: _Session, step: Move, tag: int) -> None:
+        if step.delay:
+            await self._wait(self._stopping, step.delay)
+        # The copy comes at once, maybe to us. Were it to kill us before the original is acknowledged, there would be two of it.
+        name = step.message.message_id
+        moved = self._moving[name] = asyncio.Event()
+        try:
+            await self._publisher.send(step.message)
+        except Exception:
+            await self._wait(self._stopping, _PAUSE)
+            await session.back(tag)
+        else:
+            await session.done(tag)  # it has been written when this returns
+        finally:
+            moved.set()
+            self._moving.pop(name, None)
 
     async def _work(self, message: Delivered) -> Step:
         rules, rng = self._settings.rules, self._settings.rng
@@ -201,6 +218,7 @@ class AsyncConsumer:
                     async with bounded(self._settings.deadline):
                         await self._handler(replace(message, _delivery=delivery))
         except Exception as error:
+            self._settings.report(message, error, claimed)
             return rules.after(message, error, claimed, rng)
         return Done()
 

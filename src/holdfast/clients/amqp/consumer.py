@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import pika.exceptions
 
 from holdfast.backoff import Backoff
-from holdfast.clients.amqp.consumer_settings import ConsumerSettings
+from holdfast.clients.amqp.consumer_settings import ConsumerSettings, Stopped
 from holdfast.clients.amqp.delivery import Delivered, Done, Move, Step
 from holdfast.clients.amqp.judging import judge
 from holdfast.clients.amqp.pika import Connection, parameters_of
@@ -110,6 +110,7 @@ class Consumer:
         self._connecting = Settings(policy, dead_after, 10.0, 1.0)
         self._publisher = Publisher(url, policy=self._connecting.policy, dead_after=dead_after)
         self._stopping = threading.Event()
+        self._moving: dict[str, threading.Event] = {}  # by message id: published again, and not acknowledged yet
 
     def stop(self) -> None:
         """End `run`, drained. From any thread, and from a signal's handler."""
@@ -145,6 +146,8 @@ class Consumer:
         return None
 
     def _open(self, take: Callable[[Item], None]) -> Session:
+        if self._stopping.is_set():
+            raise Stopped
         connection = Connection(self._parameters, self._connecting.liveness)
         try:
             made: list[Session] = []
@@ -174,17 +177,32 @@ class Consumer:
         session, message, tag = item
         if self._stopping.is_set() or not session.open:
             return  # it goes back to the queue with its connection
+        moving = self._moving.get(message.message_id)
+        if moving is not None:
+            moving.wait(_PAUSE)
         step = self._settings.rules.before(message) or self._work(message)
         if isinstance(step, Move):
-            if step.delay:
-                self._stopping.wait(step.delay)
-            try:
-                self._publisher.send(step.message)
-            except Exception:
-                self._stopping.wait(_PAUSE)
-                session.back(tag)
-                return
-        session.done(tag)
+            self._move(session, step, tag)
+        else:
+            session.done(tag)
+
+    def _move(self, session: Session, step: Move, tag: int) -> None:
+        if step.delay:
+            self._stopping.wait(step.delay)
+        # The copy comes at once, maybe to us. Were it to kill us before the original is acknowledged, there would be two of it.
+        name = step.message.message_id
+        moved = self._moving[name] = threading.Event()
+        try:
+            self._publisher.send(step.message)
+        except Exception:
+            moved.set()
+            self._stopping.wait(_PAUSE)
+            session.back(tag)
+        else:
+            session.done(tag, moved.set)
+            moved.wait(_PAUSE)
+        finally:
+            self._moving.pop(name, None)
 
     def _work(self, message: Delivered) -> Step:
         rules, rng = self._settings.rules, self._settings.rng
@@ -201,8 +219,10 @@ class Consumer:
                     with bounded(self._settings.deadline):
                         self._handler(replace(message, _delivery=delivery))
         except Exception as error:
+            self._settings.report(message, error, claimed)
             return rules.after(message, error, claimed, rng)
         except BaseException as error:  # sys.exit() in a thread of ours is no reason to lose the thread
+            self._settings.report(message, error, claimed)
             return rules.after(message, RuntimeError(repr(error)), claimed, rng)
         return Done()
 

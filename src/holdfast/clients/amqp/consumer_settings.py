@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from typing import Any, cast
 
 from holdfast.backoff import Backoff
 from holdfast.clients.amqp.delivery import Delivered, Rules, read
+from holdfast.errors import HoldfastError
 from holdfast.policy import Policy
 from holdfast.servers.idempotency.inbox import Inbox
 from holdfast.validation import Seconds, count, positive_seconds, wait_seconds
+
+_LOG = logging.getLogger("holdfast.amqp")
 
 
 class ConsumerSettings:
@@ -59,6 +63,20 @@ class ConsumerSettings:
             backoff=backoff,
             needs_id=inbox is not None,
         )
+
+    def report(self, message: Delivered, error: BaseException, claimed: bool) -> None:
+        """Tell the log of a failure, with the handler's traceback."""
+        if claimed:
+            attempt = message.attempts + 1
+            _LOG.warning(
+                "%s: message %r: attempt %d of %d failed", self.queue, message.message_id, attempt, self.rules.attempts, exc_info=error
+            )
+        else:
+            _LOG.info("%s: message %r is not handled now: %s", self.queue, message.message_id, error)
+
+
+class Stopped(HoldfastError):
+    """The consumer was stopped while it connected."""
 
 
 def delivered(method: Any, properties: Any, body: bytes, kind: str | None) -> Delivered:

@@ -40,7 +40,7 @@ class _Pending:
 
     def wait(self, seconds: float) -> bool:
         """Whether its end came in time."""
-        return self._done.acquire(timeout=max(0.0, seconds))
+        return self._done.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX))
 
     def end(self, error: Exception | None) -> None:
         """It is confirmed, or it is not to be."""

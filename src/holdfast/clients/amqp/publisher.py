@@ -163,7 +163,7 @@ class Publisher:
     def _open(self) -> Link:
         """The link of all threads; the first that needs one opens it, and the others wait, each until its own deadline."""
         limit = ambient.get()
-        if not self._opening.acquire(timeout=-1 if limit is None else max(0.0, limit.remaining(clock.now()))):
+        if not self._opening.acquire(timeout=-1 if limit is None else min(limit.remaining(clock.now()), threading.TIMEOUT_MAX)):
             raise errors.DeadlineExceeded() if limit is None else limit.exceeded(clock.now())
         try:
             if self._closed:

@@ -62,9 +62,21 @@ class Session:
         look()
         cast("Any", self._connection)._flush_output(lambda: over[0])
 
-    def done(self, tag: int) -> None:
-        """Acknowledge a message. Where the session is over, the broker delivers it again."""
-        self._call(lambda: self._channel.basic_ack(tag))
+    def done(self, tag: int, then: Callable[[], object] | None = None) -> None:
+        """Acknowledge a message, and call `then` when that has been written. Where the session is over, the broker delivers it again."""
+
+        def written() -> None:
+            if self._impl.is_closed or not self._impl._get_write_buffer_size():
+                then and then()
+            else:
+                self._impl._adapter_call_later(0.001, written)
+
+        def acknowledge() -> None:
+            self._channel.basic_ack(tag)
+            if then is not None:
+                written()
+
+        self._call(acknowledge)
 
     def back(self, tag: int) -> None:
         """Give a message back to its queue."""

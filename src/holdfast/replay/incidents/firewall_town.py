@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.replay.figures import Points
 from holdfast.replay.incidents.firewall_servers import Broker, Valkey, broker
 from holdfast.replay.parts.namespaces import Namespaces, Side
 from holdfast.replay.stage import Stage
@@ -170,27 +169,22 @@ def forgotten(town: Town, side: str, retries: int) -> tuple[Outcome, list[tuple[
             time.sleep(idle * 1.5)
             net.forget(town.broker.port)  # heartbeats and keepalive have kept it alive where there are any: it is to be lost all the same
 
-            def retransmitted() -> float | None:
-                stuck = [flow.retransmitted for flow in net.flows(net.near) if flow.peer == peer and flow.unacked]
-                return float(max(stuck)) if stuck else None
-
             order = f"{side}-2"
             asked = processor.order(order)
-            with Watch(asked, _PACE, {"retransmitted": retransmitted}) as watch:
+            seen: dict[int, float] = {}
+
+            def retransmitted() -> None:
+                for flow in net.flows(net.near):
+                    if flow.peer == peer and flow.unacked and flow.retransmitted:
+                        # However late this look comes, the kernel says when it was.
+                        seen.setdefault(flow.retransmitted, time.monotonic() - flow.silent - asked)
+
+            with Watch(asked, _PACE, {"retransmitted": retransmitted}):
                 _wait(lambda: town.has_come(order), 2 * given_up(retries) + _START, "the second receipt does not come")
                 time.sleep(2 * SOON / 5)  # a second receipt would come now
-            return town.outcome(processor, order, asked), _first_seen(watch.series("retransmitted"))
+            return town.outcome(processor, order, asked), sorted(seen.items())
     finally:
         net.mend()
-
-
-def _first_seen(points: Points) -> list[tuple[int, float]]:
-    """When each retransmission was first seen."""
-    seen: dict[int, float] = {}
-    for at, count in points:
-        if count:
-            seen.setdefault(int(float(count)), float(at))
-    return sorted(seen.items())
 
 
 def faults(town: Town) -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
@@ -229,7 +223,7 @@ def fault(town: Town, before: Program, after: Program, name: str, begin: Callabl
     end()
     lasted = time.monotonic() - began
     for order in orders.values():
-        _wait(lambda order=order: town.has_come(order), 3 * SOON + FAULT, f"no receipt after {name}")  # type: ignore[misc]
+        _wait(lambda order=order: town.has_come(order), 3 * SOON + FAULT + town.ttl, f"no receipt after {name}")  # type: ignore[misc]
     time.sleep(0.5)  # a second receipt would come now
     return Both(lasted, town.outcome(before, orders["before"], asked["before"]), town.outcome(after, orders["after"], asked["after"]))
 

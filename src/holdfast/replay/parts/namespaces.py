@@ -90,6 +90,7 @@ class Flow:
         unacked: segments that were sent and not acknowledged.
         retransmitted: how often in a row the first of them was sent again (`retrans:1/4` has had 4 in all; `backoff` counts this row).
         rto: seconds until the next time, as the kernel counts now.
+        silent: seconds since something was last sent.
     """
 
     local: str
@@ -98,6 +99,7 @@ class Flow:
     unacked: int
     retransmitted: int
     rto: float
+    silent: float
 
 
 class Namespaces:
@@ -240,6 +242,7 @@ def read_flows(text: str) -> list[Flow]:
                 unacked=_number(line, r"\bunacked:(\d+)"),
                 retransmitted=_number(line, r"\bbackoff:(\d+)"),
                 rto=_number(line, r"\brto:(\d+)") / 1000,
+                silent=_number(line, r"\blastsnd:(\d+)") / 1000,
             )
         )
     return flows
