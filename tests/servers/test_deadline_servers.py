@@ -182,6 +182,7 @@ WSGI_SERVERS = ["sync", "gthread"]
 def asgi(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         found = site(request.param, ASGI, tmp_path_factory.mktemp("asgi"), patch)
+        found.kind = request.param
         with found.served.process:
             yield found
 
@@ -332,3 +333,14 @@ def test_wsgi_a_request_that_waited_too_long_is_refused_before_any_work(wsgi):
     waited = wsgi.get("/left", {"X-Request-Start": f"t={(time.time() - 0.3) * 1000:.0f}"})
     assert 0 < float(waited.body) <= 0.205
     assert float(wsgi.get("/left", {"X-Request-Start": "t=99999999999"}).body) > 0.3
+
+
+@pytest.mark.realtime
+def test_asgi_watching_the_client_does_not_ask_it_for_its_body(asgi):
+    """ "100 Continue" is the application's to say, with its first `receive`: a handler that never reads must not be sent a body."""
+    if asgi.kind.startswith("hypercorn"):
+        return  # it says so by itself, whatever the application does
+    with socket.create_connection(("127.0.0.1", asgi.served.port)) as sock:
+        sock.sendall(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+        sock.settimeout(5)
+        assert b" 504 " in sock.recv(65536).splitlines()[0]

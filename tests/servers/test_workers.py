@@ -98,8 +98,8 @@ def test_a_pool_of_threads_shows_its_threads_and_its_inner_queue(tmp_path):
     served = serve("gthread", tmp_path, WSGI, *HOOKS)
     with served.process:
         assert eventually(lambda: there() and there()["places"] == 4)
-        threads = in_background(served, 7, "/?0.5")
-        assert eventually(lambda: workers.snapshot("web")["queue"] == 3, 3)
+        threads = in_background(served, 7, "/?1.5")
+        assert eventually(lambda: workers.snapshot("web")["queue"] == 3, 1.4)
         assert workers.snapshot("web")["busy"] == 4
         join(threads)
         assert eventually(lambda: workers.snapshot("web")["busy"] == 0)
