@@ -23,33 +23,32 @@ that and a refusal.
 from __future__ import annotations
 
 import asyncio
-import functools
-import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 try:
     import aiohttp
 except ImportError as error:
     raise ImportError("holdfast.clients.aiohttp needs the extra: pip install 'holdfast[aiohttp]'") from error
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.hdrs import SET_COOKIE
 from aiohttp.helpers import sentinel
-from aiohttp.payload import BytesPayload, IOBasePayload
 from multidict import istr
+from yarl import URL
 
 from holdfast import errors
 from holdfast.clients import exchange
+from holdfast.clients.aiohttp_connections import Connector, Resolver
 from holdfast.clients.aiohttp_reading import Reading
+from holdfast.clients.aiohttp_requests import Marked, Prototypes, Written, can_repeat, marked
 from holdfast.clients.aiohttp_times import Times
-from holdfast.clients.exchange import CONNECT_TIMEOUT, FAILURE_BODY, Exchange, Policies, is_failure, new_id, whole_call
+from holdfast.clients.exchange import FAILURE_BODY, Policies, is_failure, new_id, whole_call
 from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers import aio, clock
 from holdfast.flow import Call
-from holdfast.net import agetaddrinfo
 from holdfast.outcome import Verdict
 from holdfast.plan import Plan
 from holdfast.policy import Policy
-from holdfast.validation import positive_seconds
 
 _REQUEST_ID = istr(exchange.REQUEST_ID)
 
@@ -82,35 +81,6 @@ _REFUSALS: dict[type[errors.Rejected], type[errors.Rejected]] = {
 }
 
 
-class Resolver(AbstractResolver):
-    """Name look-up for an `aiohttp.TCPConnector` in threads of holdfast's: aiohttp's own default runs in the loop's executor, for which
-    `asyncio.run` waits at its end.
-
-    Args:
-        timeout: seconds for a look-up, > 0. aiohttp leaves it to a task that outlives the calls which gave up on it.
-    """
-
-    def __init__(self, timeout: float = CONNECT_TIMEOUT) -> None:
-        self._timeout = positive_seconds("Resolver.timeout", timeout)
-
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
-        """See aiohttp."""
-        found: list[ResolveResult] = []
-        async with asyncio.timeout(self._timeout):
-            answer = await agetaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
-        for kind, _, proto, _, address in answer:
-            if kind == socket.AF_INET6 and len(address) < 4:
-                continue  # a Python without IPv6
-            # Asked for in numbers this does not wait; it writes the scope of a link-local address.
-            numeric, _ = socket.getnameinfo(cast("tuple[str, int]", address), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
-            flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-            found.append(ResolveResult(hostname=host, host=numeric, port=cast("int", address[1]), family=kind, proto=proto, flags=flags))
-        return found
-
-    async def close(self) -> None:
-        """There is nothing to close: the threads are the process's."""
-
-
 class _Plain:
     # aiohttp warns of every subclass, since its attributes may change; ours are registered in ATTRS.
     def __init_subclass__(cls) -> None:
@@ -126,7 +96,7 @@ class ClientSession(_Plain, aiohttp.ClientSession):
         options: those of `aiohttp.ClientSession`.
     """
 
-    ATTRS = aiohttp.ClientSession.ATTRS | {"_policies", "_times"}
+    ATTRS = aiohttp.ClientSession.ATTRS | {"_policies", "_prototypes", "_times"}
 
     def __init__(self, base_url: Any = None, *, policy: Policy | Mapping[str, Policy] | None = None, **options: Any) -> None:
         self._policies = Policies(policy)
@@ -134,8 +104,8 @@ class ClientSession(_Plain, aiohttp.ClientSession):
             shared = {name: options[name] for name in ("loop",) if options.get(name) is not None}
             if "ssl_shutdown_timeout" in options:
                 shared["ssl_shutdown_timeout"] = options.pop("ssl_shutdown_timeout")
-            options["connector"] = aiohttp.TCPConnector(resolver=Resolver(), **shared)
-        options["request_class"] = _requests(options.get("request_class", aiohttp.ClientRequest))
+            options["connector"] = Connector(resolver=Resolver(), **shared)
+        options["request_class"] = marked(options.get("request_class", aiohttp.ClientRequest))
         super().__init__(base_url, **options)
         unsaid = options.get("timeout", sentinel) in (sentinel, None) and "read_timeout" not in options and "conn_timeout" not in options
         self._times = Times(self._timeout, None if unsaid else self._timeout)
@@ -143,25 +113,40 @@ class ClientSession(_Plain, aiohttp.ClientSession):
         # aiohttp sends an idempotent request once more when its connection breaks, without a word and whatever came of it: one attempt of
         # ours would be two on the wire, and neither the budget nor the breaker would know. The policy's retries do the same, counted.
         self._retry_connection = False
+        self._prototypes = Prototypes(self)
 
     async def _request(self, method: str, str_or_url: Any, **options: Any) -> aiohttp.ClientResponse:
-        plan = self._policies.only or self._policies.plan(self._host(str_or_url))
+        usual = self._prototypes.serve(self, options)
+        url = self._url(str_or_url) if usual or self._policies.only is None else None
+        plan = self._policies.only or self._policies.plan("" if url is None else url.host or "")
         total, options["timeout"] = self._times.of(options.get("timeout", sentinel), plan)
-        given = options.get("middlewares")
-        # The innermost of all, so that what the user's middlewares do (authentication, signatures) is part of the logical call.
-        options["middlewares"] = (*(self._middlewares if given is None else given), _LogicalCall(self._policies))
         limit = whole_call(plan)
         token = ambient.set(limit if not total else _tightened(limit, total, plan))
         try:
+            learn = answer = None
+            if usual and url is not None:
+                prototype = self._prototypes.find(self, method, url)
+                if prototype is None:
+                    learn = partial(self._prototypes.learn, method, url, options["timeout"])
+                else:
+                    answer = await _answer(prototype.copy(self, url), prototype.send, plan)
+                    if answer.status < 300:
+                        if SET_COOKIE in answer.headers:
+                            self._cookie_jar.update_cookies_from_headers(answer.headers.getall(SET_COOKIE), answer.url)
+                        return answer
+            given = options.get("middlewares")
+            # The innermost of all, so that what the user's middlewares do (authentication, signatures) is part of the logical call.
+            call = _LogicalCall(self._policies, learn, answer)
+            options["middlewares"] = (*(self._middlewares if given is None else given), call)
             return await aiohttp.ClientSession._request(self, method, str_or_url, **options)
         finally:
             restore(token)
 
-    def _host(self, url: Any) -> str:
+    def _url(self, url: Any) -> URL | None:
         try:
-            return self._build_url(url).host or ""
+            return self._build_url(url)
         except (TypeError, ValueError):
-            return ""  # aiohttp says what is wrong with it
+            return None  # aiohttp says what is wrong with it
 
 
 def _tightened(limit: Deadline | None, total: float, plan: Plan) -> Deadline | None:
@@ -171,27 +156,55 @@ def _tightened(limit: Deadline | None, total: float, plan: Plan) -> Deadline | N
 
 
 class _LogicalCall:
-    """The middleware that makes the attempts; one for each call of the user, over its redirects."""
+    """The middleware that makes the attempts; one for each call of the user, over its redirects.
 
-    __slots__ = ("_name", "_policies")
+    Args:
+        policies: of the hosts.
+        learn: is shown the first request, as aiohttp has made it.
+        answer: that to the first request, where there is one already: aiohttp goes on from there.
+    """
 
-    def __init__(self, policies: Policies) -> None:
+    __slots__ = ("_answer", "_learn", "_name", "_policies")
+
+    def __init__(
+        self, policies: Policies, learn: Callable[[aiohttp.ClientRequest], None] | None, answer: aiohttp.ClientResponse | None
+    ) -> None:
         self._policies = policies
-        self._name = ""
+        self._learn = learn
+        self._answer = answer
+        self._name = None if answer is None else answer.request_info.headers[_REQUEST_ID]
 
     async def __call__(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            return answer
+        learn, self._learn = self._learn, None
+        if learn is not None:
+            learn(request)
         headers = request.headers
-        name = headers.get(_REQUEST_ID)
-        if name is None:
-            name = headers[_REQUEST_ID] = self._name or new_id()
-        self._name = name
-        plan = self._policies.only or self._policies.plan(request.url.host or "")
-        reading = _Exchange(request)
-        try:
-            return await aio.run(plan, _attempt, (request, handler, reading), {}, reading)
-        except Exception as error:
-            _raise_ours(error)
-            raise
+        if self._name is not None:
+            headers.setdefault(_REQUEST_ID, self._name)
+        elif _REQUEST_ID not in headers:
+            headers[_REQUEST_ID] = new_id()
+        self._name = headers[_REQUEST_ID]
+        return await _answer(request, handler, self._policies.only or self._policies.plan(request.url.host or ""))
+
+
+async def _answer(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, plan: Plan) -> aiohttp.ClientResponse:
+    """The answer to one request, behind the policy."""
+    headers = request.headers
+    if _REQUEST_ID not in headers:
+        headers[_REQUEST_ID] = new_id()
+    reading = _Exchange(request)
+    try:
+        return await aio.run(plan, _attempt, (request, handler, reading), {}, reading)
+    except aiohttp.ClientError:
+        raise
+    except Exception as error:
+        _raise_ours(error)
+        if isinstance(error, OSError) and (error.errno is not None or not isinstance(error, TimeoutError)):
+            raise aiohttp.ClientOSError(*error.args) from error  # as aiohttp does
+        raise
 
 
 async def _attempt(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, reading: _Exchange) -> aiohttp.ClientResponse:
@@ -230,10 +243,10 @@ async def _read(content: aiohttp.StreamReader) -> None:
             continue  # a look; or the stream's own, which is its exception then
 
 
-class _Exchange(Exchange):
+class _Exchange(Written):
     """The exchange of a request, whose response may be handed on while its body still comes."""
 
-    __slots__ = ("_body", "_response", "transport")
+    __slots__ = ("_body", "_response")
 
     attempt_header = istr(exchange.ATTEMPT)
     timeout_header = istr(exchange.TIMEOUT)
@@ -241,12 +254,12 @@ class _Exchange(Exchange):
     def __init__(self, request: aiohttp.ClientRequest) -> None:
         super().__init__(request.method, request.headers, True, _OURS)
         self._body = request.body
-        self.transport: asyncio.Transport | None = None  # what this attempt is written to
-        cast("_Marked", request)._exchange = self
+        self.transport = None
+        cast("Marked", request)._exchange = self
 
     @property
     def again(self) -> bool:
-        return _can_repeat(self._body)
+        return can_repeat(self._body)
 
     def result(self, _result: Any) -> tuple[Verdict | None, bool]:
         self._response = _result
@@ -255,35 +268,6 @@ class _Exchange(Exchange):
     def unfinished(self, call: Call) -> None:
         Reading(self._response, call, _converted)
         del self._response
-
-
-class _Marked:
-    """A request that tells when it begins to be written: everything before is getting a connection."""
-
-    _exchange: _Exchange | None = None
-
-    def send(self, conn: Any) -> Any:
-        exchange = self._exchange
-        if exchange is not None:
-            exchange.sent = True
-            exchange.transport = conn.transport
-        return super().send(conn)  # type: ignore[misc]
-
-
-@functools.cache  # the user may have brought a class of their own, so ours goes over it
-def _requests(base: type[aiohttp.ClientRequest]) -> type[aiohttp.ClientRequest]:
-    return type(base.__name__, (_Marked, base), {"__doc__": base.__doc__})
-
-
-def _can_repeat(body: Any) -> bool:
-    """Whether aiohttp can write this body again: it rewinds files that can be rewound, and nothing else that runs out."""
-    if not body or isinstance(body, BytesPayload):
-        return True
-    if isinstance(body, IOBasePayload):
-        return bool(body._value.seekable())
-    if isinstance(body, aiohttp.MultipartWriter):
-        return all(_can_repeat(part) for part, *_ in body)
-    return False
 
 
 def _converted(error: errors.DeadlineExceeded) -> DeadlineExceeded:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -84,9 +84,29 @@ def is_failure(status: int) -> bool:
     return status >= 500 or status == 429
 
 
+# Names for the calls to come. The kernel is asked for many at once: a system call per request is a half of what a name costs.
+_names: Iterator[str] = iter(())
+_NAMES = 64
+
+
 def new_id() -> str:
-    """A name for a logical call: as long as a UUID, in a quarter of the time."""
-    return os.urandom(16).hex()
+    """A name for a logical call: as random and as long as a UUID of 32 digits."""
+    global _names
+    name = next(_names, None)
+    if name is None:
+        digits = os.urandom(16 * _NAMES).hex()
+        name, *others = (digits[at : at + 32] for at in range(0, len(digits), 32))
+        _names = iter(others)
+    return name
+
+
+def _forget_names() -> None:
+    global _names
+    _names = iter(())
+
+
+if hasattr(os, "register_at_fork"):  # the child makes names of its own
+    os.register_at_fork(after_in_child=_forget_names)
 
 
 def mint_id(headers: MutableMapping[str, Any]) -> None:

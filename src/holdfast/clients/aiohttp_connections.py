@@ -1,0 +1,63 @@
+"""Connections of aiohttp: names are looked up by holdfast, and a body that has come whole asks the connection for nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from functools import partial
+from typing import Any, cast
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
+
+from holdfast.clients.exchange import CONNECT_TIMEOUT
+from holdfast.net import agetaddrinfo
+from holdfast.validation import positive_seconds
+
+
+class Resolver(AbstractResolver):
+    """Name look-up for an `aiohttp.TCPConnector` in threads of holdfast's: aiohttp's own default runs in the loop's executor, for which
+    `asyncio.run` waits at its end.
+
+    Args:
+        timeout: seconds for a look-up, > 0. aiohttp leaves it to a task that outlives the calls which gave up on it.
+    """
+
+    def __init__(self, timeout: float = CONNECT_TIMEOUT) -> None:
+        self._timeout = positive_seconds("Resolver.timeout", timeout)
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        """See aiohttp."""
+        found: list[ResolveResult] = []
+        async with asyncio.timeout(self._timeout):
+            answer = await agetaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
+        for kind, _, proto, _, address in answer:
+            if kind == socket.AF_INET6 and len(address) < 4:
+                continue  # a Python without IPv6
+            # Asked for in numbers this does not wait; it writes the scope of a link-local address.
+            numeric, _ = socket.getnameinfo(cast("tuple[str, int]", address), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+            flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+            found.append(ResolveResult(hostname=host, host=numeric, port=cast("int", address[1]), family=kind, proto=proto, flags=flags))
+        return found
+
+    async def close(self) -> None:
+        """There is nothing to close: the threads are the process's."""
+
+
+class _Protocol(ResponseHandler):
+    """aiohttp's, which tells transport and parser to go on at a body's end, and again when it is read, though nobody held them back."""
+
+    def resume_reading(self, *resume_parser: Any, **named: Any) -> None:
+        """See aiohttp."""
+        body = cast("Any", self._payload)
+        if self._reading_paused or body.__class__ is not aiohttp.StreamReader or not body._eof:
+            super().resume_reading(*resume_parser, **named)
+
+
+class Connector(aiohttp.TCPConnector):
+    """aiohttp's connector as a session of ours makes it where the user brings none."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = cast("partial[ResponseHandler]", partial(_Protocol, loop=self._loop))

@@ -1,0 +1,182 @@
+"""Requests of aiohttp: that tell when they are written, that know whether they can be written again, and that need not be made anew.
+
+Most calls of a session are an address and nothing else. For each of them aiohttp merges headers, looks for cookies, credentials, proxies
+and traces, and comes to what it came to the last time. A `Prototype` is what it came to, for one method at one origin; the next request
+is a copy with another address.
+"""
+
+from __future__ import annotations
+
+import functools
+from inspect import signature
+from typing import Any, cast
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.helpers import TimerNoop
+from aiohttp.payload import BytesPayload, IOBasePayload
+from multidict import getversion
+from yarl import URL
+
+from holdfast.clients.exchange import Exchange
+
+
+class Marked:
+    """A request that tells when it begins to be written: everything before is getting a connection."""
+
+    _exchange: Written | None = None
+
+    def send(self, conn: Any) -> Any:
+        """See aiohttp."""
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.sent = True
+            exchange.transport = conn.transport
+        return super().send(conn)  # type: ignore[misc]
+
+
+class Written(Exchange):
+    """An exchange that knows what its attempt is written to."""
+
+    __slots__ = ("transport",)
+
+    transport: Any
+
+
+@functools.cache  # the user may have brought a class of their own, so ours goes over it
+def marked(base: type[aiohttp.ClientRequest]) -> type[aiohttp.ClientRequest]:
+    """The class of requests, with marks."""
+    return type(base.__name__, (Marked, base), {"__doc__": base.__doc__})
+
+
+def can_repeat(body: Any) -> bool:
+    """Whether aiohttp can write this body again: it rewinds files that can be rewound, and nothing else that runs out."""
+    if not body or isinstance(body, BytesPayload):
+        return True
+    if isinstance(body, IOBasePayload):
+        return bool(body._value.seekable())
+    if isinstance(body, aiohttp.MultipartWriter):
+        return all(can_repeat(part) for part, *_ in body)
+    return False
+
+
+# Those that say how the session reads answers; which there are depends on aiohttp's version.
+_READING = ("read_bufsize", "auto_decompress", "max_line_size", "max_field_size", "max_headers")
+_PARAMETERS = signature(ResponseHandler.set_response_params).parameters
+
+
+class Prototype:
+    """A request without a body that aiohttp has made ready, to be copied for other addresses of its origin.
+
+    Args:
+        request: the request, nothing of ours in its headers yet.
+        timeouts: without a total.
+        version: of the session's headers, which it was made from.
+    """
+
+    __slots__ = ("_headers", "_kind", "_reading", "_state", "timeouts", "version")
+
+    def __init__(self, request: aiohttp.ClientRequest, timeouts: aiohttp.ClientTimeout, version: int) -> None:
+        self.version = version
+        self.timeouts = timeouts
+        session = cast("Any", request.session)
+        self._kind = type(request)
+        self._headers = request.headers.copy()
+        self._state = {**request.__dict__, "_session": None}  # the session has this, and not the other way round
+        self._reading = {name: getattr(session, f"_{name}") for name in _READING if name in _PARAMETERS}
+        self._reading |= {
+            "timer": TimerNoop(),
+            "skip_payload": request.method == "HEAD",
+            "read_until_eof": True,
+            "read_timeout": timeouts.sock_read,
+            "timeout_ceil_threshold": session.connector._timeout_ceil_threshold,
+        }
+
+    def copy(self, session: aiohttp.ClientSession, url: URL) -> aiohttp.ClientRequest:
+        """A request for an address of the same origin."""
+        request = object.__new__(self._kind)
+        state = request.__dict__
+        state.update(self._state)
+        state["_session"] = session
+        state["headers"] = self._headers.copy()
+        state["original_url"] = url
+        state["url"] = url.with_fragment(None) if url.raw_fragment else url
+        if len(session.cookie_jar):
+            request.update_cookies(session.cookie_jar.filter_cookies(url))
+        return request
+
+    async def send(self, request: aiohttp.ClientRequest) -> aiohttp.ClientResponse:
+        """What aiohttp does with a request when middlewares have done with it."""
+        connector = cast("aiohttp.BaseConnector", request.session.connector)
+        try:
+            connection = await connector.connect(request, [], self.timeouts)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {request.url}") from error
+        try:
+            cast("ResponseHandler", connection.protocol).set_response_params(**self._reading)
+            response = await request.send(connection)
+            try:
+                await response.start(connection)
+            except BaseException:
+                response.close()
+                raise
+        except BaseException:
+            connection.close()
+            raise
+        return response
+
+
+# aiohttp's own, before anybody puts something else there.
+_REQUEST = aiohttp.ClientSession._request
+
+# As many methods and origins does a session remember; then it begins anew.
+_MOST = 256
+
+
+class Prototypes:
+    """What the usual requests of a session look like.
+
+    Args:
+        session: the session, made.
+    """
+
+    __slots__ = ("_known", "_usual")
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._known: dict[tuple[str, str, str], Prototype] = {}
+        # Nothing in it that is to be found out for each request.
+        self._usual = (
+            session._request_class is marked(aiohttp.ClientRequest)
+            and session._default_auth is None
+            and session._default_proxy is None
+            and not session._trust_env
+            and not callable(session._raise_for_status)
+            and not session._loop.get_debug()
+        )
+
+    def serve(self, session: aiohttp.ClientSession, options: dict[str, Any]) -> bool:
+        """Whether a request with these options is one like others of its method and origin."""
+        return (
+            self._usual
+            and (not options or (len(options) == 1 and "allow_redirects" in options))
+            # Nor has anything come to the session since. (Headers tell their version.)
+            and not (session._trace_configs or session._middlewares or session.closed)
+            and aiohttp.ClientSession._request is _REQUEST  # and not a double, which users' tests put there
+        )
+
+    def find(self, session: aiohttp.ClientSession, method: str, url: URL) -> Prototype | None:
+        """The prototype for this address, if there is one that still holds."""
+        known = self._known.get((method, url.scheme, url.raw_authority))
+        return known if known is not None and known.version == _version(session) else None
+
+    def learn(self, method: str, url: URL, timeouts: aiohttp.ClientTimeout, request: aiohttp.ClientRequest) -> None:
+        """Remember this request of aiohttp's."""
+        if request.original_url != url or len(request.session.cookie_jar):
+            return  # a user and a password were in it, or cookies are
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        self._known[method, url.scheme, url.raw_authority] = Prototype(request, timeouts, _version(request.session))
+
+
+def _version(session: aiohttp.ClientSession) -> int:
+    return getversion(cast("Any", session._default_headers))
