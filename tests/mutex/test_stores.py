@@ -1,0 +1,132 @@
+"""The same behaviour on every store, blocking and async; and what happens when the store does not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+
+import pytest
+import redis as redis_py
+from lock_servers import postgres, redis  # noqa: F401  (fixtures)
+
+import holdfast
+from holdfast import DeadlineExceeded, LockOverrun, LockTaken, StoreUnavailable
+from holdfast.mutex import MemoryStore
+
+pytestmark = pytest.mark.realtime
+
+
+@pytest.fixture(params=["memory", "redis", "postgres"])
+def store(request):
+    return MemoryStore() if request.param == "memory" else request.getfixturevalue(request.param).url
+
+
+def once(store, wait=0.0, ttl=2.0):
+    with holdfast.lock("order:42", ttl, store, wait=wait) as held:
+        return held.token
+
+
+def test_a_release_wakes_who_waits(store):
+    def hold():
+        with holdfast.lock("order:42", 5.0, store):
+            holding.set()
+            time.sleep(0.3)
+
+    holding = threading.Event()
+    holder = threading.Thread(target=hold)
+    holder.start()
+    holding.wait()
+    began = time.monotonic()
+    once(store, wait=3.0)
+    assert time.monotonic() - began < 1.0
+    holder.join()
+
+
+def test_a_lock_whose_time_is_over_is_anothers_and_its_token_is_larger(store):
+    first, elsewhere = holdfast.lock("order:42", 0.3, store), contextvars.copy_context()
+    held = elsewhere.run(first.__enter__)
+    later = once(store, wait=3.0)
+    assert later > held.token
+    time.sleep(0.1)
+    with pytest.raises(LockOverrun):
+        elsewhere.run(first.__exit__, None, None, None)
+
+
+def test_a_renewed_lock_is_held_past_its_ttl_and_not_past_its_maximum(store):
+    with pytest.raises(LockOverrun) as caught:
+        with holdfast.lock("order:42", 0.4, store, renew=True, max_hold=1.0):
+            time.sleep(0.8)
+            with pytest.raises(LockTaken):
+                once(store)
+            time.sleep(0.6)
+    assert caught.value.allowed == pytest.approx(1.0, abs=0.02)
+    assert threading.active_count() == 1
+
+
+def test_async_work_is_cancelled_at_the_locks_end_and_waits_in_turn(store):
+    async def one():
+        async with holdfast.lock("order:42", 1.0, store, wait=5.0) as held:
+            await asyncio.sleep(0.05)
+            return held.token
+
+    async def main():
+        began = time.monotonic()
+        with pytest.raises((DeadlineExceeded, LockOverrun)):
+            async with holdfast.lock("order:42", 0.3, store):
+                await asyncio.sleep(5)
+        assert time.monotonic() - began < 1.0
+        tokens = await asyncio.gather(*(one() for _ in range(4)))
+        assert len(set(tokens)) == 4
+
+    asyncio.run(main())
+
+
+def test_a_client_of_redis_py_is_a_store_and_stays_open(redis):
+    with redis_py.Redis.from_url(redis.url) as client:
+        assert once(client) > 0
+        assert client.ping()
+
+
+def test_a_store_that_is_stopped_is_unavailable_in_time(redis, postgres):
+    for server in (redis, postgres):
+        server.suspend()
+        try:
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                once(server.url)
+            assert time.monotonic() - began < 1.5
+            began = time.monotonic()
+            with pytest.raises(DeadlineExceeded), holdfast.deadline(0.5):
+                once(server.url, wait=5.0)
+            assert time.monotonic() - began < 0.65
+        finally:
+            server.resume()
+
+
+def test_redis_that_loses_its_data_or_restarts_gives_larger_tokens(redis):
+    before = once(redis.url)
+    with redis_py.Redis.from_url(redis.url) as client:
+        client.flushall()
+    flushed = once(redis.url)
+    redis.kill()
+    with pytest.raises(StoreUnavailable):
+        once(redis.url, wait=0.2)
+    redis.restart()
+    assert before < flushed < once(redis.url)
+
+
+def test_a_lock_that_redis_lost_is_not_renewed_and_stops_the_work(redis):
+    with pytest.raises(LockOverrun), redis_py.Redis.from_url(redis.url) as client:
+        with holdfast.lock("order:42", 0.6, redis.url, renew=True) as held:
+            client.flushall()
+            time.sleep(0.5)
+            assert held.lost
+            holdfast.check()
+
+
+def test_an_error_of_the_store_has_no_credentials(redis):
+    with pytest.raises(StoreUnavailable) as caught:
+        once(f"redis://user:hidden@127.0.0.1:{redis.port}/0")
+    assert "hidden" not in str(caught.value)
