@@ -1,7 +1,7 @@
 """One of the processes that contend for a lock: it takes it again and again, and writes to a guarded table with its token.
 
-Arguments: store's URL, database's URL, rounds in all, ttl in seconds. While it is in the lock it sometimes stops itself (SIGSTOP) for longer
-than the ttl; the test wakes it.
+Arguments: store's URL, database's URL, rounds in all, ttl in seconds. While it is in the lock it sometimes stops itself (SIGSTOP) for
+longer than the ttl; the test wakes it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from lock_servers import postgres, redis  # noqa: F401  (fixtures)
 
 pytestmark = pytest.mark.realtime
 
@@ -47,7 +46,7 @@ def test_no_two_tokens_are_accepted_out_of_order(kind, request, postgres):
         refused = table.execute("select count(*) from journal where value is null").fetchone()[0]
     assert len(accepted) == ROUNDS
     assert accepted == sorted(set(accepted))
-    print(f"{kind}: {len(accepted)} accepted in order, {refused} late ones refused")
+    print(f"{kind}: {len(accepted)} accepted in order, {refused} late ones refused")  # noqa: T201  (the figure of the full-size run)
 
 
 def _wake_until_done(workers):

@@ -56,7 +56,7 @@ def test_work_that_outruns_its_lock_is_told_how_far(store, time):
 
 
 def test_the_users_own_exception_is_never_replaced_and_gets_a_note(store, time):
-    with pytest.raises(KeyError) as caught:
+    with pytest.raises(KeyError) as caught:  # noqa: PT012
         with holdfast.lock("a", 3.0, store):
             sleep(5.0)
             raise KeyError("mine")
@@ -64,7 +64,7 @@ def test_the_users_own_exception_is_never_replaced_and_gets_a_note(store, time):
 
 
 def test_work_that_asks_is_stopped_at_the_locks_end(store, time):
-    with pytest.raises(LockOverrun) as caught:
+    with pytest.raises(LockOverrun) as caught:  # noqa: PT012
         with holdfast.lock("a", 1.0, store):
             sleep(1.5)
             holdfast.check()
@@ -133,7 +133,7 @@ def test_bad_arguments_say_which_and_what_is_allowed(arguments, message):
 
 
 def test_what_is_no_store_is_a_type_error():
-    with pytest.raises(TypeError, match="lock.store"):
+    with pytest.raises(TypeError, match=r"lock\.store"):
         holdfast.lock("a", 1.0, 42)
 
 

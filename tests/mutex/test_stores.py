@@ -9,7 +9,6 @@ import time
 
 import pytest
 import redis as redis_py
-from lock_servers import postgres, redis  # noqa: F401  (fixtures)
 
 import holdfast
 from holdfast import DeadlineExceeded, LockOverrun, LockTaken, StoreUnavailable
@@ -55,7 +54,7 @@ def test_a_lock_whose_time_is_over_is_anothers_and_its_token_is_larger(store):
 
 
 def test_a_renewed_lock_is_held_past_its_ttl_and_not_past_its_maximum(store):
-    with pytest.raises(LockOverrun) as caught:
+    with pytest.raises(LockOverrun) as caught:  # noqa: PT012
         with holdfast.lock("order:42", 0.4, store, renew=True, max_hold=1.0):
             time.sleep(0.8)
             with pytest.raises(LockTaken):
@@ -118,7 +117,7 @@ def test_redis_that_loses_its_data_or_restarts_gives_larger_tokens(redis):
 
 
 def test_a_lock_that_redis_lost_is_not_renewed_and_stops_the_work(redis):
-    with pytest.raises(LockOverrun), redis_py.Redis.from_url(redis.url) as client:
+    with pytest.raises(LockOverrun), redis_py.Redis.from_url(redis.url) as client:  # noqa: PT012
         with holdfast.lock("order:42", 0.6, redis.url, renew=True) as held:
             client.flushall()
             time.sleep(0.5)
