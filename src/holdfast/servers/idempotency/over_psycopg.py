@@ -11,16 +11,23 @@ from typing import Any
 import psycopg
 
 from holdfast.errors import DeadlineExceeded
+from holdfast.locks import Guarded
 from holdfast.servers.idempotency.finishing import to_the_end
 from holdfast.servers.idempotency.sql_sessions import Rows, unavailable
 from holdfast.servers.idempotency.sql_words import Values
 from holdfast.servers.rollback import adiscard, discard
 
 
-class _Errors:
+class _Connections(Guarded):
     def __init__(self, take: Callable[[], Any], give: Callable[[Any], Any]) -> None:
+        super().__init__()
         self._take = take
         self._give = give
+
+    def _after_fork(self) -> None:
+        # Two processes on one connection would read each other's answers, and the pool's threads are not here.
+        if getattr(getattr(self._take, "__self__", None), "closed", True) is False:
+            self._take = _refuse
 
     def is_duplicate(self, error: BaseException) -> bool:
         return isinstance(error, psycopg.errors.UniqueViolation)
@@ -33,12 +40,16 @@ class _Errors:
         return unavailable(error) if lost or type(error).__name__ in {"PoolTimeout", "PoolClosed", "TooManyRequests"} else error
 
 
+def _refuse() -> Any:
+    raise RuntimeError("SQLStore.database is a pool that was open when this process was forked; open it in the worker, or give a URL")
+
+
 def _pyformat(text: str) -> str:
     # The statements are ours: in them a colon before a word is a parameter, and there are no percent signs.
     return re.sub(r":(\w+)", r"%(\1)s", text)
 
 
-class ConnectionSource(_Errors):
+class ConnectionSource(_Connections):
     """`Source` of connections: how to take one, and how to give it back."""
 
     def begin(self) -> _ConnectionSession:
@@ -111,7 +122,7 @@ class _RolledBack(Exception):
         await transaction.__aexit__(cls, error, None)
 
 
-class AsyncConnectionSource(_Errors):
+class AsyncConnectionSource(_Connections):
     """`AsyncSource` of async connections: how to take one, and how to give it back."""
 
     async def begin(self) -> _AsyncConnectionSession:

@@ -8,18 +8,24 @@ from typing import Any
 from sqlalchemy import event, exc, text
 
 from holdfast.errors import DeadlineExceeded
+from holdfast.locks import Guarded
 from holdfast.servers.idempotency.finishing import to_the_end
 from holdfast.servers.idempotency.sql_sessions import Rows, unavailable
 from holdfast.servers.idempotency.sql_words import Values
 from holdfast.servers.rollback import adiscard_alchemy, discard_alchemy
 
 
-class _Errors:
+class _Engine(Guarded):
     def __init__(self, engine: Any) -> None:
+        super().__init__()
         levels = (engine.get_execution_options().get("isolation_level"), getattr(engine.dialect, "_on_connect_isolation_level", None))
         if "AUTOCOMMIT" in levels:
             raise ValueError("SQLStore.database must not be in AUTOCOMMIT: effects and record would be committed apart")
         self._engine = engine
+
+    def _after_fork(self) -> None:
+        # Two processes on one connection would read each other's answers. The parent goes on with those that it has.
+        getattr(self._engine, "sync_engine", self._engine).dispose(close=False)
 
     def is_duplicate(self, error: BaseException) -> bool:
         return isinstance(error, exc.IntegrityError)
@@ -47,7 +53,7 @@ class _Errors:
         return let
 
 
-class EngineSource(_Errors):
+class EngineSource(_Engine):
     """`Source` of an `Engine`."""
 
     def begin(self) -> _EngineSession:
@@ -92,7 +98,7 @@ class _EngineSession:
             self.connection.close()
 
 
-class AsyncEngineSource(_Errors):
+class AsyncEngineSource(_Engine):
     """`AsyncSource` of an `AsyncEngine`."""
 
     async def begin(self) -> _AsyncEngineSession:
