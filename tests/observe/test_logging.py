@@ -178,15 +178,28 @@ def test_deadlines_that_were_outrun_are_told_also_those_of_blocks(logged):
 def test_locks_and_the_fleet_have_lines_and_a_lock_has_no_name_in_them(logged):
     events.publish(
         [
+            records.LockTook("order:42", 0.3, 7),
+            records.LockOverran("order:42", 33.0, 30.0, 3.0),
+            records.LockLost("order:42", "somebody else has it"),
             records.FleetLost("", "no answer\nin 0.2 s"),
             records.FleetBack("", 12.0),
         ]
     )
     assert logged.lines == [
+        "a lock: work ran 33 s, 30 s were allowed, 3 s of it outside of the lock",
+        "a lock: lost (somebody else has it)",
         "fleet: the store cannot be asked, this process goes on alone (no answer?in 0.2 s)",
         "fleet: the store answers again, after 12 s",
     ]
     assert "order" not in repr(logged.extras)
+
+
+def test_any_number_of_locks_shares_one_rate(kept):
+    stop = logging.install("test.holdfast", burst=2, every=1000)
+    for number in range(50):
+        events.publish([records.LockLost(f"order:{number}", "gone")])
+    assert len(kept.lines) == 2
+    stop()
 
 
 def test_installing_twice_writes_once_and_undoing_ends_it(kept):

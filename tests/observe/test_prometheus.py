@@ -225,11 +225,18 @@ def test_deadlines_that_were_outrun_are_counted_with_their_seconds(registry):
 
 def test_locks_and_the_fleet_are_counted_without_their_names(registry):
     told = [
+        records.LockTook("order:42", 0.3, 7),
+        records.LockOverran("user@example.com", 33.0, 30.0, 3.0),
+        records.LockLost("order:42", "somebody else has it"),
         records.FleetLost("", "no answer in 0.2 s"),
         records.FleetBack("", 12.0),
         records.FleetIgnored("billing", "an answer"),
     ]
     events.publish(told)
+    assert value(registry, "holdfast_lock_wait_seconds_sum") == pytest.approx(0.3)
+    assert value(registry, "holdfast_lock_overruns_total") == 1
+    assert value(registry, "holdfast_lock_overrun_seconds_total") == 3.0
+    assert value(registry, "holdfast_lock_losses_total") == 1
     assert value(registry, "holdfast_fleet_losses_total") == 1
     assert value(registry, "holdfast_fleet_away_seconds_total") == 12.0
     assert value(registry, "holdfast_fleet_ignored_total") == 1

@@ -21,6 +21,8 @@ from holdfast.records import (
     GaveUp,
     Hedged,
     LimitChanged,
+    LockLost,
+    LockOverran,
     Refused,
     Retrying,
 )
@@ -114,6 +116,16 @@ def _outrun(policy: str, event: DeadlineOutrun) -> Line:
     return _line("deadline_outrun", "warning", policy, text, budget=budget, elapsed=elapsed, outside=outside)
 
 
+def _lock_overran(_: str, event: LockOverran) -> Line:
+    ran, allowed, outside = map(_seconds, (event.ran, event.allowed, event.outside))
+    text = f"a lock: work ran {ran:.3g} s, {allowed:.3g} s were allowed, {outside:.3g} s of it outside of the lock"
+    return Line("lock_overran", "warning", text, {"ran": ran, "allowed": allowed, "outside": outside})
+
+
+def _lock_lost(_: str, event: LockLost) -> Line:
+    return Line("lock_lost", "warning", f"a lock: lost ({printable(event.reason)})", {"reason": printable(event.reason)})
+
+
 def _fleet_lost(_: str, event: FleetLost) -> Line:
     reason = printable(event.reason)
     return Line("fleet_lost", "warning", f"fleet: the store cannot be asked, this process goes on alone ({reason})", {"reason": reason})
@@ -138,6 +150,8 @@ _TELL: Mapping[type[Event], Callable[[str, Any], Line]] = {
     Hedged: _hedged,
     FellBack: _fell_back,
     DeadlineOutrun: _outrun,
+    LockOverran: _lock_overran,
+    LockLost: _lock_lost,
     FleetLost: _fleet_lost,
     FleetBack: _fleet_back,
     FleetIgnored: _fleet_ignored,

@@ -21,6 +21,9 @@ from holdfast.records import (
     FleetLost,
     GaveUp,
     Hedged,
+    LockLost,
+    LockOverran,
+    LockTook,
     Refused,
     Retrying,
 )
@@ -175,6 +178,9 @@ _TELL: Mapping[type[Event], Callable[[Readings, str, Any], None]] = {
 
 # What belongs to no policy.
 _OF_THE_PROCESS: Mapping[type[Event], Sequence[tuple[Metric, Callable[[Any], float]]]] = {
+    LockTook: [(metrics.LOCK_WAIT, lambda event: max(0.0, event.waited))],
+    LockOverran: [(metrics.LOCK_OVERRUNS, lambda _: 1.0), (metrics.LOCK_OVERRUN_TIME, lambda event: max(0.0, event.outside))],
+    LockLost: [(metrics.LOCK_LOSSES, lambda _: 1.0)],
     FleetLost: [(metrics.FLEET_LOSSES, lambda _: 1.0)],
     FleetBack: [(metrics.FLEET_AWAY, lambda event: max(0.0, event.away))],
     FleetIgnored: [(metrics.FLEET_IGNORED, lambda _: 1.0)],
