@@ -1,6 +1,5 @@
 """Servers of our own start, answer, and end, and nothing of them is left."""
 
-import os
 import signal
 import subprocess
 import sys
