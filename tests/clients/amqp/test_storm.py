@@ -21,7 +21,7 @@ from holdfast.replay.parts.rabbitmq import RabbitServer
 from holdfast.testing.faults import Cut, FaultProxy, Reset, Silence
 
 _HERE = Path(__file__).parent
-_MESSAGES, _FAULTS = (int(part) for part in os.environ.get("HOLDFAST_STORM", "100:4").split(":"))
+_MESSAGES, _FAULTS = (int(part) for part in os.environ.get("HOLDFAST_STORM", "60:3").split(":"))
 _BETWEEN = 1.0  # seconds from the end of a fault to the next
 
 

@@ -194,8 +194,10 @@ def _charts(runs: dict[str, Outcome], others: dict[str, Both], schedule: list[tu
             title="Work under the lock",
             unit="s",
             kind="bars",
-            series=[Series(name="inside", run=name, points=[(name, min(run.ran, run.allowed))]) for name, run in runs.items()]
-            + [Series(name="outside", run=name, points=[(name, run.outside)]) for name, run in runs.items()],
+            series=[
+                Series(name="work", run=name, points=[("inside", min(run.ran, run.allowed)), ("outside", run.outside)])
+                for name, run in runs.items()
+            ],
             note="What ran outside ran while somebody else might have held the lock.",
         ),
     ]
