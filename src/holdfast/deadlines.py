@@ -14,7 +14,7 @@ from contextvars import ContextVar, Token
 from typing import Protocol
 
 from holdfast import events
-from holdfast.errors import ClientGone, DeadlineExceeded
+from holdfast.errors import GONE, ClientGone, DeadlineExceeded
 
 # Timers and schedulers are late by about a millisecond; only what is later than this ran on because nothing stopped it.
 OUTRUN_GRACE = 0.01
@@ -79,7 +79,7 @@ class Deadline:
         if watch is None or not watch.gone(now):
             return None
         source = [link for link in self.around() if link.watch is watch][-1]
-        error = ClientGone(None, source.budget, now - source.at + source.budget, True)
+        error = ClientGone(None, source.budget, now - source.at + source.budget, True, 0, GONE)
         error._source = source
         return error
 

@@ -92,6 +92,9 @@ class LockTaken(Rejected):
     reason = "the lock is taken, nothing was done"
 
 
+GONE = "client"  # `DeadlineExceeded.what` where nobody waits any more, also in the errors that clients make of ours
+
+
 class DeadlineExceeded(HoldfastError, TimeoutError):
     """The time for the work ran out. Unlike after a refusal, the work may have happened.
 
@@ -123,6 +126,8 @@ class DeadlineExceeded(HoldfastError, TimeoutError):
         super().__init__(policy, budget)
 
     def __str__(self) -> str:
+        if self.what == GONE:
+            return f"the client has gone after {self.elapsed:.3g} s, nobody waits for the answer"
         who = f"{self.policy}: " if self.policy else ""
         # A deadline given as a point in the past has no budget to speak of.
         given = f" of {self.budget:.3g} s" if 0 < self.budget < math.inf else ""
@@ -138,9 +143,6 @@ class DeadlineExceeded(HoldfastError, TimeoutError):
 
 class ClientGone(DeadlineExceeded):
     """The client has gone, so nobody waits for the work any more: its deadline has come early."""
-
-    def __str__(self) -> str:
-        return f"the client has gone after {self.elapsed:.3g} s, nobody waits for the answer"
 
 
 class LockOverrun(HoldfastError):

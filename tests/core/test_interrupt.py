@@ -183,3 +183,34 @@ def test_a_signals_handler_may_use_the_policy_that_it_interrupted() -> None:
     assert handled > 10
     nothing_held(policy)
     assert room(policy) == 3
+
+
+@pytest.mark.realtime
+def test_clean_up_after_an_error_that_was_raised_without_the_signal_is_not_interrupted_at_once():
+    """Code that asks hears of the deadline a moment before the signal rings; the rollback that follows is not to be torn."""
+    done = []
+    with pytest.raises(holdfast.DeadlineExceeded):
+        with holdfast.deadline(0.1, interrupt=True):
+            try:
+                while True:
+                    holdfast.check()
+            finally:
+                until = time.monotonic() + 0.3
+                while time.monotonic() < until:
+                    pass
+                done.append("rolled back")
+    assert done == ["rolled back"]
+
+
+@pytest.mark.realtime
+def test_clean_up_that_does_not_end_is_interrupted_after_a_while():
+    began = time.monotonic()
+    with pytest.raises(holdfast.DeadlineExceeded):
+        with holdfast.deadline(0.1, interrupt=True):
+            try:
+                while True:
+                    holdfast.check()
+            finally:
+                while True:
+                    pass
+    assert 1.0 < time.monotonic() - began < 2.0

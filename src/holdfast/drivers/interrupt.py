@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # no stubs
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any, cast
 
 from holdfast.deadlines import Deadline, ShieldDeadline, ambient
 from holdfast.drivers import clock
+from holdfast.outcome import deadline_behind
 
 # Code that swallows the error is interrupted again; clean-up has this long, or a shield.
 _AGAIN = 1.0
@@ -52,6 +54,7 @@ class Interrupt:
         self._resident = resident
         self.limit: Deadline | None = None
         self.due = 0.0
+        self.spared = False  # once: clean-up that was begun without us has as long as any
         self._handler: Callable[[int, FrameType | None], Any] | int | None = None
         self._theirs: tuple[float, float] | None = None  # of the first one: the program's timer
         self._began = 0.0
@@ -60,6 +63,7 @@ class Interrupt:
         """Interrupt at this deadline."""
         now = clock.now()
         self.limit = limit
+        self.spared = False
         self.due = limit.look_at(now)
         _active.append(self)
         if len(_active) > 1:
@@ -127,6 +131,10 @@ def _ring(_signal: int, frame: FrameType | None) -> None:
     for interrupt in free:
         limit = cast("Deadline", interrupt.limit)
         ended = limit.over(now)
+        if ended is not None and not interrupt.spared and _is_handled(limit):
+            interrupt.spared = True
+            interrupt.due = now + _AGAIN
+            continue
         interrupt.due = limit.look_at(now) if ended is None else now + _AGAIN
         over = over or ended
     _set()
@@ -141,6 +149,13 @@ def _again(interrupts: list[Interrupt], moment: float) -> None:
     for interrupt in interrupts:
         interrupt.due = moment
     _set()
+
+
+def _is_handled(limit: Deadline) -> bool:
+    """Whether the code is cleaning up after this deadline already: something in it had asked, and heard that the time is up."""
+    error = sys.exc_info()[1]
+    cut = None if error is None else deadline_behind(error)
+    return cut is not None and limit.encloses(cut)
 
 
 def _is_shielded(interrupt: Interrupt) -> bool:

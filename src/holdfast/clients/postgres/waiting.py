@@ -76,15 +76,16 @@ def bounded(
         state = next(gen)
         while True:
             now = clock.now()
-            if limit is not None and now >= limit.at:
-                raise limit.exceeded(now)
+            over = None if limit is None else limit.over(now)
+            if over is not None:
+                raise over
             if now >= until:
                 raise psycopg.errors._WaitTimeout("wait timeout expired")
             if not liveness.look(now):
                 raise ServerGone("the server does not answer, on a new connection neither")
             where, events = (fileno, state) if fileno is not None else cast("tuple[int, int]", state)
             probe = liveness.probe
-            next_look = min(now + interval, until, liveness.next_look, math.inf if limit is None else limit.at)
+            next_look = min(now + interval, until, liveness.next_look, math.inf if limit is None else limit.look_at(now))
             got = yield Want(
                 where,
                 int(cast("int", events)),
