@@ -14,8 +14,9 @@ from typing import Any
 from holdfast import Breaker, Budget
 from holdfast.fleet import protocol
 from holdfast.fleet.connections import read_url
-from holdfast.fleet.member import Member, Terms
+from holdfast.fleet.member import Member
 from holdfast.fleet.redis import RedisStore
+from holdfast.fleet.rules import Terms
 from holdfast.outcome import FAILURE, SUCCESS
 from holdfast.policies.breaker import Circuit
 

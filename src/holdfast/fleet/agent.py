@@ -24,9 +24,10 @@ from holdfast import events
 from holdfast.errors import BreakerOpen
 from holdfast.fleet import protocol
 from holdfast.fleet.connections import Address
-from holdfast.fleet.member import Member, Terms
+from holdfast.fleet.member import Member
 from holdfast.fleet.redis import RedisStore, is_forbidden, reason
-from holdfast.policies import shared
+from holdfast.fleet.roster import Roster
+from holdfast.fleet.rules import Terms
 from holdfast.policies.breaker import Breaker
 from holdfast.policy import Policy
 from holdfast.scope import deadline
@@ -68,7 +69,6 @@ class Agent:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.members: dict[object, Member] = {}
         self.away_since: float | None = None  # the store cannot be asked since then
         self.connected = False
         self._rng = random.Random()
@@ -83,6 +83,7 @@ class Agent:
     def _begin(self) -> None:
         settings = self.settings
         self._terms = Terms(token_hex(8), settings.quorum, settings.lease, settings.interval, max(_IDLE, settings.interval))
+        self._roster = Roster(self._terms, self._rng)
         self._store = RedisStore(settings.address, settings.prefix, settings.timeout)
         # The store is a dependency like any other: bounded in time, and left alone for a while when it is down.
         self._policy = Policy(
@@ -91,7 +92,7 @@ class Agent:
             breaker=Breaker(
                 consecutive=1,
                 open_for=settings.interval,
-                open_for_max=max(2.0, settings.interval),
+                open_for_max=max(_RETRY, settings.interval),
                 probe_share=1.0,
                 probes_to_close=1,
                 max_probes=1,
@@ -100,9 +101,14 @@ class Agent:
         )
         self._thread = Thread(target=self._run, name="holdfast-fleet", daemon=True)
 
+    @property
+    def members(self) -> list[Member]:
+        """The policies of this process that are in the fleet."""
+        return list(self._roster.members.values())
+
     def start(self) -> None:
         """Begin."""
-        self._enlist()
+        self._roster.enlist()
         self._thread.start()
         _agents.add(self)
 
@@ -113,24 +119,24 @@ class Agent:
         self._wake.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(2 * self.settings.timeout + _SLICE + 1.0)
-        for member in list(self.members.values()):
+        for member in self.members:
             member.leave()
-        self.members.clear()
+        self._roster.members.clear()
 
     def again_in_child(self) -> None:
         """After a fork: a process of its own, with connections of its own, which knows what its parent knew."""
-        parents, self.members = self.members, {}
+        known = {key: member.known for key, member in self._roster.members.items()}
         self.connected, self.away_since = False, None
         self._wake, self._hints = Event(), set()
         self._rng = random.Random()
         self._begin()
-        self._enlist({key: member.known for key, member in parents.items()})
+        self._roster.enlist(known)
         self._thread.start()
 
     def snapshot(self) -> FleetSnapshot:
         """See `holdfast.fleet.snapshot`."""
         policies: dict[str, PolicyInFleet] = {}
-        for member in list(self.members.values()):
+        for member in self.members:
             seen, known = member.seen, member.known
             if seen is not None:
                 half = known.state == "open" and monotonic() >= known.ends
@@ -152,7 +158,7 @@ class Agent:
         while not self._closing:
             began = monotonic()
             try:
-                self._enlist()
+                self._roster.enlist()
                 self._orders()
                 self._round(began)
             except Exception as error:
@@ -185,44 +191,19 @@ class Agent:
             return False
         return True
 
-    def _enlist(self, known: dict[object, protocol.FleetState] | None = None) -> None:
-        """Take in the policies that were made since, and let go of those that are gone."""
-        entries = list(shared.entries.items())
-        budgets = {id(member.ledger) for member in self.members.values()}
-        alive = set()
-        for key, entry in entries:
-            alive.add(key)
-            if key in self.members:
-                continue
-            circuit = entry.circuit() if entry.circuit is not None else None
-            ledger = entry.ledger() if entry.ledger is not None else None
-            if id(ledger) in budgets:
-                ledger = None  # it is shared by policies, and has the name of the first
-            budgets.add(id(ledger))
-            if circuit is not None or ledger is not None:
-                self.members[key] = Member(entry.name, circuit, ledger, self._terms, self._rng, (known or {}).get(key))
-                if self.away_since is not None or not self.connected:
-                    self.members[key].cut_off()
-        gone = [self.members.pop(key) for key in self.members.keys() - alive]
-        orphans = {id(member.ledger) for member in gone if member.ledger is not None}
-        for key, entry in entries if orphans else ():
-            # A budget whose policy is gone goes with the next policy that spends from it.
-            if entry.ledger is not None and id(entry.ledger()) in orphans and key in self.members:
-                self.members.pop(key).leave()
-
     # What is said and learnt.
 
     def _round(self, now: float) -> None:
         hints, self._hints = self._hints, set()
         deaf = not self._store.listening and now - self._all_asked >= _IDLE_DEAF
         if deaf:
-            hints.update(member.name for member in self.members.values())
+            hints.update(member.name for member in self.members)
             self._all_asked = now
         was_away = self.away_since is not None
         if not self._talk(now, hints):
             return
         # Everything at once, so that it is told once; and who comes back from being lost has told enough.
-        if self._talk(monotonic(), {member.name for member in self.members.values()}) is not None and not was_away:
+        if self._talk(monotonic(), {member.name for member in self.members}) is not None and not was_away:
             events.publish([events.FleetLost("", _FORGOTTEN), events.FleetBack("", 0.0)])
 
     def _talk(self, now: float, hints: set[str]) -> bool | None:
@@ -232,7 +213,7 @@ class Agent:
             Whether the store had forgotten something that this process knows; None where it cannot be asked.
         """
         asking, questions = [], []
-        for member in list(self.members.values()):
+        for member in self.members:
             question = member.ask(now, hinted=member.name in hints, returning=self.away_since is not None)
             if question is not None:
                 asking.append(member)
@@ -245,7 +226,7 @@ class Agent:
         except BreakerOpen:
             return None
         except Exception as error:
-            self._lost(reason(error), self.members.values())
+            self._lost(reason(error), self.members)
             return None
         return self._learn(asking, answers, now)
 
@@ -285,7 +266,7 @@ class Agent:
 
     def _orders(self) -> None:
         """Tell the fleet what somebody forced in this process."""
-        for member in list(self.members.values()):
+        for member in self.members:
             order = member.order(monotonic())
             if order is None:
                 continue
@@ -297,7 +278,7 @@ class Agent:
             except protocol.Malformed as error:
                 self._ignored(member.name, f"an answer: {error}")
             except Exception as error:
-                self._lost(reason(error), self.members.values())
+                self._lost(reason(error), self.members)
                 return
 
     def _lost(self, why: str, members: Iterable[Member]) -> None:
@@ -324,7 +305,7 @@ class Agent:
 
     def _broken(self, error: Exception) -> None:
         """A bug in here must not end the thread: policies go on alone, and it is reported once."""
-        for member in list(self.members.values()):
+        for member in self.members:
             member.cut_off()
         if not self._is_broken:
             self._is_broken = True
@@ -335,7 +316,7 @@ class Agent:
         if self.connected:
             with suppress(Exception):
                 self._orders()
-                for member in self.members.values():
+                for member in self.members:
                     member.farewell()
                 self._talk(monotonic(), set())
         self._store.close()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from holdfast.fleet.protocol import WHY, Answer, FleetState, Lent, milliseconds
-from holdfast.policies.breaker import Breaker, Circuit, State
+from holdfast.fleet.rules import Terms, looks_bad, rule_of
+from holdfast.policies.breaker import Circuit, State
 from holdfast.policies.shared import Account, Membership, Purse, Report, account, follow, report, terms
 
 if TYPE_CHECKING:
@@ -26,30 +27,6 @@ _SWEEP = 64
 _FORCED = (State.FORCED_OPEN, State.FORCED_CLOSED)
 _NOTHING: Report = Report([0, 0, 0], [0, 0, 0], False, False, 0, 0, 0, (0, 0), (0, 0), 0)
 _NO_ACCOUNT: Account = Account([0, 0], [0, 0], 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What all policies of a process have in common in a fleet.
-
-    Args:
-        process: the process's name in the store.
-        quorum: the share of the processes that saw traffic, above which they speak for all.
-        lease: seconds after which somebody else probes in the place of a process that died.
-        interval: seconds between two rounds of a process that has something to say.
-        idle: the longest pause between two rounds, in seconds.
-    """
-
-    process: str
-    quorum: float
-    lease: float
-    interval: float
-    idle: float
-
-    @property
-    def lent_for(self) -> float:
-        """Seconds for which a probe is lent: the others have to ask for its place, and are answered, before `lease` is over."""
-        return max(self.lease / 2, self.lease - 3 * self.interval)
 
 
 class Member:
@@ -124,7 +101,7 @@ class Member:
         """
         told = self._report(now)
         paid = self._pay(now)
-        saying = (told.ever, told.window[0] > 0, self._is_bad(told), told.shut, told.passed_in, told.failed_in, told.closed_in, paid.ever)
+        saying = (told.ever, told.window[0] > 0, self._bad(told), told.shut, told.passed_in, told.failed_in, told.closed_in, paid.ever)
         busy = told.held or self._had or told.asked or paid.refused or self._back
         if not (busy or hinted or returning or saying != self._said or now >= self._next):
             return None
@@ -193,7 +170,7 @@ class Member:
             "requests": paid.ever[0],
             "spent": paid.ever[1],
             "window": {**window, "requests": paid.window[0], "retries": paid.window[1]},
-            "bad": int(self._is_bad(told)),
+            "bad": int(self._bad(told)),
             "shut": int(told.shut),
         }
 
@@ -217,21 +194,15 @@ class Member:
             "alone": told.alone,
         }
 
-    def _is_bad(self, told: Report) -> bool:
-        """Whether this process's own calls, few as they may be, look as bad as the rule says."""
+    def _bad(self, told: Report) -> bool:
         circuit = self.circuit
-        if circuit is None or not told.window[0]:
-            return False
-        config, (calls, failures, slow) = circuit.config, told.window
-        return (config.failure_rate is not None and failures / calls >= config.failure_rate) or (
-            config.slow_rate is not None and slow / calls >= config.slow_rate
-        )
+        return circuit is not None and looks_bad(circuit.config, told.window)
 
     def _rules(self) -> dict[str, object]:
         rules: dict[str, object] = {}
         circuit, ledger = self.circuit, self.ledger
         if circuit is not None:
-            rules["rule"] = {**_rule(circuit.config), "quorum": self._terms.quorum, "lease": milliseconds(self._terms.lent_for)}
+            rules["rule"] = {**rule_of(circuit.config), "quorum": self._terms.quorum, "lease": milliseconds(self._terms.lent_for)}
         if ledger is not None:
             ratio, floor, span = terms(ledger)
             rules["terms"] = {"ratio": ratio, "floor": floor, "span": milliseconds(span)}
@@ -348,17 +319,3 @@ class Member:
         if ledger is not None:
             with ledger._lock:
                 ledger.fleet = None
-
-
-def _rule(config: Breaker) -> dict[str, object]:
-    rule: dict[str, object] = {
-        "min_calls": config.min_calls,
-        "span": milliseconds(cast("float", config.window)),
-        "open_for": milliseconds(cast("float", config.open_for)),
-        "open_for_max": milliseconds(cast("float", config.open_for_max)),
-        "max_probes": config.max_probes,
-        "probes_to_close": config.probes_to_close,
-        "rows": config.consecutive is not None,
-    }
-    rates = {"failure_rate": config.failure_rate, "slow_rate": config.slow_rate}
-    return rule | {name: rate for name, rate in rates.items() if rate is not None}
