@@ -21,14 +21,16 @@ from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from holdfast import events
+from holdfast.backoff import Backoff
 from holdfast.errors import BreakerOpen
 from holdfast.fleet import protocol
-from holdfast.fleet.connections import Address
+from holdfast.fleet.connections import Address, errors
 from holdfast.fleet.member import Member
 from holdfast.fleet.redis import RedisStore, is_forbidden, reason
 from holdfast.fleet.roster import Roster
 from holdfast.fleet.rules import Terms
 from holdfast.policies.breaker import Breaker
+from holdfast.policies.retry import Retry
 from holdfast.policy import Policy
 from holdfast.scope import deadline
 
@@ -85,12 +87,14 @@ class Agent:
         self._terms = Terms(token_hex(8), settings.quorum, settings.lease, settings.interval, max(_IDLE, settings.interval))
         self._roster = Roster(self._terms, self._rng)
         self._store = RedisStore(settings.address, settings.prefix, settings.timeout)
-        # The store is a dependency like any other: bounded in time, and left alone for a while when it is down.
+        # The store is a dependency like any other: bounded in time, and left alone for a while when it is down. A connection that broke is
+        # made anew once before that is news: servers end them, when they fail over or find them idle.
         self._policy = Policy(
             "holdfast.fleet",
             deadline=settings.timeout,
+            retry=Retry(attempts=2, on=errors.ConnectionError, backoff=Backoff(base=0.0)),
             breaker=Breaker(
-                consecutive=1,
+                consecutive=2,
                 open_for=settings.interval,
                 open_for_max=max(_RETRY, settings.interval),
                 probe_share=1.0,
