@@ -331,6 +331,43 @@ def test_work_in_a_thread_that_cannot_be_stopped_is_reported_when_it_ends_and_on
     assert heard[0].outside == pytest.approx(0.37, abs=0.12)
 
 
+def stamped(seconds):
+    return [(b"x-request-start", f"t={time.time() - seconds:.3f}".encode())]
+
+
+def test_asgi_a_request_that_waited_too_long_is_refused_and_what_others_waited_counts():
+    left = []
+
+    async def work(scope, receive, send):
+        left.append(holdfast.remaining())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def main():
+        app = Shield(work, deadline=10.0)
+        late = await Asked(headers=stamped(11)).of(app)
+        # The caller waits for 2 s in all, and 3 s are over.
+        left_behind = await Asked(headers=[*stamped(3), (b"x-request-timeout-ms", b"2000")]).of(app)
+        waited = await Asked(headers=stamped(4)).of(app)
+        future = await Asked(headers=stamped(-1000)).of(app)
+        return late, left_behind, waited, future
+
+    late, left_behind, waited, future = asyncio.run(main())
+    assert (late.status, late.problem) == (left_behind.status, left_behind.problem) == (503, "waited-too-long")
+    assert (waited.status, future.status) == (200, 200)
+    assert left == [pytest.approx(6.0, abs=0.2), pytest.approx(10.0, abs=0.2)]
+
+
+def test_a_shield_around_a_route_that_nobody_bounds_has_a_maximum():
+    async def main():
+        async def slow(scope, receive, send):
+            await asyncio.sleep(10)
+
+        return (await Asked("/b", [(b"x-request-timeout-ms", b"60000")]).of(Shield(slow, deadline={"/a": 1.0}, max_deadline=0.1))).status
+
+    assert asyncio.run(main()) == 504
+
+
 def test_holdfast_itself_is_not_changed_by_a_request_that_is_over():
     async def main():
         async def work(scope, receive, send):
