@@ -19,6 +19,7 @@ from holdfast import (
     RateLimit,
     Rejected,
     Retry,
+    fleet,
 )
 
 billing = Policy(
@@ -130,3 +131,15 @@ def use_blocking() -> None:
     billing.call(charge)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Backoff(jitter="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Retry(3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def one_fleet() -> None:
+    """Shared breakers and budgets."""
+    Policy("own", breaker=Breaker(), shared=False)
+    fleet.connect("redis://localhost", interval="100ms", prefix="shop", quorum=0.5, lease=2.0)
+    known = fleet.snapshot()
+    assert_type(known["connected"], bool)
+    assert_type(known["policies"]["billing"]["processes"], int)
+    fleet.disconnect()
+    # What must not pass:
+    fleet.connect(6379)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
