@@ -11,7 +11,7 @@ from holdfast.priority import CRITICAL, NORMAL, SHEDDABLE
 from holdfast.servers import Admission, Deadline, QueueAge, Requires
 from holdfast.servers.asgi import Shield
 from holdfast.servers.deadline import UNBOUNDED
-from holdfast.servers.incoming import timeout_of_environ, timeout_of_scope, waited
+from holdfast.servers.incoming import timeout_of_environ, timeout_of_scope, waited, waited_by_scope
 from holdfast.servers.routes import Routes
 
 
@@ -124,6 +124,8 @@ def test_the_callers_timeout_is_the_least_that_can_be_read(headers, seconds):
 def test_a_repeated_timeout_header_counts_each_time():
     assert timeout_of_environ({"HTTP_X_REQUEST_TIMEOUT_MS": "900,200"}) == 0.2
     assert timeout_of_scope({"headers": [(b"x-request-timeout-ms", b"900"), (b"x-request-timeout-ms", b"200")]}) == 0.2
+    assert timeout_of_scope({"headers": [(b"x-request-timeout-ms", b"900, 200")]}) == 0.2
+    assert waited_by_scope({"headers": [(b"x-request-start", b"t=1700000000, t=1700000000.25")]}, NOW) == 0.5
 
 
 @pytest.mark.parametrize(

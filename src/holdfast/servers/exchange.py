@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # How much of a body is read ahead of the application to see whether the client is still there.
 _AHEAD = 64 * 1024
 
+# By these, extensions of ASGI, an application has the server send a file.
+_FILES = ("http.response.pathsend", "http.response.zerocopysend")
+
 
 class Event(Protocol):
     """What asyncio and trio have in common."""
@@ -111,6 +114,9 @@ class Exchange(Deadline):
             if self._now() >= self.at:
                 raise self._refusal()
             self.started = message["type"] == "http.response.start"
+        elif message["type"] in _FILES and not message.get("more_body"):
+            self.complete = True
+            self.at += UNBOUNDED
         return self._send(message)
 
     def _refusal(self) -> DeadlineExceeded:

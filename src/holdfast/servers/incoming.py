@@ -30,19 +30,22 @@ _LONGEST_WAIT = 3600.0
 
 
 def timeout_of_scope(scope: Scope) -> float | None:
-    """Seconds that the caller still waits, by its headers; None where it does not say."""
+    """Seconds that the caller still waits, by its headers; None where it does not say. Proxies and servers may join by commas what came
+    more than once.
+    """
     found = None
     for name, value in scope["headers"]:
         if name in _TIMEOUT_BYTES:
             read = headers.parse_grpc_timeout if name == b"grpc-timeout" else headers.parse_milliseconds
-            seconds = read(value.decode("latin-1"))
-            if seconds is not None and (found is None or seconds < found):
-                found = seconds
+            for part in value.decode("latin-1").split(","):
+                seconds = read(part)
+                if seconds is not None and (found is None or seconds < found):
+                    found = seconds
     return found
 
 
 def timeout_of_environ(environ: Environ) -> float | None:
-    """The same of a WSGI request, where servers join a header that came twice by commas."""
+    """The same of a WSGI request."""
     found = None
     for key, read in _TIMEOUT_KEYS:
         text = environ.get(key)
@@ -61,7 +64,7 @@ def waited_by_scope(scope: Scope, now: float) -> float:
         scope: the request.
         now: the wall clock, in seconds since the epoch.
     """
-    stamps = [value.decode("latin-1") for name, value in scope["headers"] if name in _START_BYTES]
+    stamps = [part for name, value in scope["headers"] if name in _START_BYTES for part in value.decode("latin-1").split(",")]
     return waited(stamps, now) if stamps else 0.0
 
 
