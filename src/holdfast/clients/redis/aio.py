@@ -123,6 +123,12 @@ class AsyncPubSub(redis.asyncio.client.PubSub):
         finally:
             running.reset(token)
 
+    async def _reconnect(self, conn: Any, *_: Any, **__: Any) -> None:
+        # redis-py would connect again before it says that the connection is lost; the next call does that.
+        await conn.disconnect(nowait=True)
+
+    _disconnect_raise_connect = _reconnect  # its name before redis-py 6
+
 
 async def _guarded(settings: Settings, command: Command, fn: Callable[[], Awaitable[R]]) -> R:
     async def attempt() -> R:

@@ -130,6 +130,12 @@ class PubSub(redis.client.PubSub):
         finally:
             running.reset(token)
 
+    def _reconnect(self, conn: Any, *_: Any, **__: Any) -> None:
+        # redis-py would connect again before it says that the connection is lost; the next call does that.
+        conn.disconnect()
+
+    _disconnect_raise_connect = _reconnect  # its name before redis-py 6
+
 
 def _guarded(settings: Settings, command: Command, fn: Callable[[], R]) -> R:
     def attempt() -> R:

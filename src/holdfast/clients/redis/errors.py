@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from redis import exceptions
 
@@ -12,12 +13,22 @@ from holdfast.clients.operation import as_kind, refusal_kind
 from holdfast.deadlines import ambient
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict, deadline_behind
 
+# redis-py 6 and later looks at these, on errors of its own.
+_TYPES: Any = getattr(exceptions, "ExceptionType", None)
+_NETWORK: Any = None if _TYPES is None else _TYPES.NETWORK
+
 
 class DeadlineExceeded(errors.DeadlineExceeded, exceptions.TimeoutError):
     """The time ran out; also a `redis.TimeoutError`."""
 
+    error_type = _NETWORK
+    status_code = None
+
 
 class _Refused(errors.Rejected, exceptions.ConnectionError):
+    error_type = _NETWORK
+    status_code = None
+
     def __init__(self, policy: str, retry_after: float | None = None) -> None:
         Exception.__init__(self, policy, retry_after)
 
