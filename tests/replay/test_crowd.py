@@ -25,7 +25,7 @@ def database() -> Iterator[str]:
 
 @pytest.mark.realtime
 def test_billing_gets_up_before_the_crowd_and_refused_checkouts_cost_nothing(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crowd, "END", 14.0)
+    monkeypatch.setitem(crowd.ENDS, "after", 14.0)
     with Folder("crowd") as folder:
         stage = Stage(seed=3, scale=10.0, folder=folder, tell=lambda _: None)
         run = crowd._run(stage, stage.subfolder("protected"), "after", database)
