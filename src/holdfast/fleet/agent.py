@@ -77,7 +77,7 @@ class Agent:
         self._wake = Event()
         self._closing = False
         self._hints: set[str] = set()
-        self._all_asked = self._next_ping = float("-inf")
+        self._all_asked = self._next_ping = self._deaf_until = float("-inf")
         self._reported: set[str] = set()
         self._is_broken = False
         self._begin()
@@ -177,7 +177,8 @@ class Agent:
             left = until - monotonic()
             if left <= 0:
                 return
-            if not (self.connected and self._listen(min(left, _SLICE))):
+            hears = self.connected and monotonic() >= self._deaf_until
+            if not (hears and self._listen(min(left, _SLICE))):
                 self._wake.wait(min(left, _SLICE))
         self._wake.clear()
         if self._hints and not self._closing:
@@ -190,6 +191,7 @@ class Agent:
                 self._hints.update(self._store.changes(seconds))
         except Exception as error:
             # The rounds say whether the store is there. Without its word of changes they are only learnt of a little later.
+            self._deaf_until = monotonic() + _IDLE_DEAF
             if is_forbidden(error):
                 self._ignored("", "the user may not subscribe to the fleet's channel")
             return False
@@ -236,9 +238,9 @@ class Agent:
 
     def _ask(self, questions: list[dict[str, object]]) -> list[object]:
         answers = self._store.rounds(questions)
-        errors = [answer for answer in answers if isinstance(answer, Exception)]
-        if len(errors) == len(answers):
-            raise errors[0]
+        failed = [answer for answer in answers if isinstance(answer, Exception)]
+        if len(failed) == len(answers):
+            raise failed[0]
         return answers
 
     def _learn(self, asking: list[Member], answers: list[object], asked: float) -> bool:
