@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from holdfast import errors
 from holdfast.clients.amqp.judging import judge
-from holdfast.clients.amqp.liveness import Liveness
+from holdfast.clients.amqp.liveness import Frames, Liveness
 from holdfast.clients.operation import Guarding, as_kind, refusal_kind
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
@@ -227,14 +227,16 @@ class _Stream(TransportFactory):
 
 
 class _Heard(asyncio.StreamReaderProtocol):
-    """Notes when something arrives."""
+    """Notes when a frame has arrived."""
 
     def __init__(self, stream: _Stream, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(reader, loop=loop)
         self._listener = stream
+        self._frames = Frames()
 
     def data_received(self, data: bytes) -> None:
-        self._listener.heard = clock.now()
+        if self._frames.feed(data):
+            self._listener.heard = clock.now()
         super().data_received(data)
 
 

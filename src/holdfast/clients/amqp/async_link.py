@@ -83,6 +83,11 @@ class AsyncLink:
             raise
         except (AMQPError, ChannelInvalidStateError, OSError) as error:
             raise self._for(message, error) from error
+        except Exception as error:
+            await asyncio.sleep(0)  # what aiormq could not read ends its channel, in a task
+            if self.usable:
+                raise
+            raise Disconnected(f"the broker sent what cannot be read: {error!r}") from error
         finally:
             self._waits.discard(wait)
 

@@ -30,12 +30,17 @@ def judge(error: Exception) -> tuple[Verdict, bool]:
         return FAILURE, False
     if isinstance(error, (Nacked, ChannelLost)):
         return FAILURE, True
-    if isinstance(error, Disconnected) and isinstance(error.__cause__, Exception):
-        return judge(error.__cause__)
+    if isinstance(error, Disconnected):
+        return FAILURE, not _is_final(error.__cause__)
     ours = type(error).__module__.partition(".")[0] in _LIBRARIES
-    # pika guesses why a connection was lost before it was open; that it was lost is all that is known.
-    if ours and _LOST not in str(error) and any(kind.__name__ in _FINAL for kind in type(error).__mro__):
+    if _is_final(error):
         return FAILURE, False
     if ours or isinstance(error, OSError):
         return FAILURE, True
     return IGNORED, False  # a mistake of the caller's: it says nothing about the broker
+
+
+def _is_final(error: BaseException | None) -> bool:
+    # pika guesses why a connection was lost before it was open; that it was lost is all that is known.
+    ours = type(error).__module__.partition(".")[0] in _LIBRARIES
+    return ours and _LOST not in str(error) and any(kind.__name__ in _FINAL for kind in type(error).__mro__)

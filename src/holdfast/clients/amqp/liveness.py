@@ -18,6 +18,9 @@ from holdfast.validation import Seconds, positive_seconds
 # Heartbeats are whole seconds, and one of them must fit in.
 LEAST = 1.0
 
+# Type, channel and length of a frame (AMQP 0-9-1, 2.3.5); one byte ends it.
+_HEAD = 7
+
 # A heartbeat that is as late as this is late and no sign of death.
 _LATE = 0.25
 
@@ -61,3 +64,32 @@ class Liveness:
     def due(self, heard: float, now: float) -> float:
         """Seconds until it is to be looked at again."""
         return max(0.0, heard + self.silence - now)
+
+
+class Frames:
+    """Tells where frames end in what arrives: bytes alone are no sign of life, if nothing whole ever comes of them."""
+
+    __slots__ = ("_head", "_left")
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = 0  # of the running frame, its end included
+
+    def feed(self, data: bytes) -> bool:
+        """Whether a frame ended in this piece."""
+        ended = False
+        rest = memoryview(data)
+        while rest:
+            if not self._left:
+                missing = _HEAD - len(self._head)
+                self._head += rest[:missing]
+                rest = rest[missing:]
+                if len(self._head) < _HEAD:
+                    break
+                self._left = int.from_bytes(self._head[3:], "big") + 1
+                self._head = b""
+            step = min(self._left, len(rest))
+            self._left -= step
+            rest = rest[step:]
+            ended = ended or not self._left
+        return ended

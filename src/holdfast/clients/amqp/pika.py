@@ -125,9 +125,10 @@ class _Listening(SelectConnection):  # type: ignore[misc]  # pika has no types
         self.heard = clock.now()
         self._adapter_call_later(liveness.silence, self._listen)
 
-    def _proto_data_received(self, data: bytes) -> None:
+    def _trim_frame_buffer(self, byte_count: int) -> None:
+        # A whole frame was read. Bytes alone are no sign of life: what began as noise stays an unfinished frame for ever.
         self.heard = clock.now()
-        cast("Any", super())._proto_data_received(data)
+        cast("Any", super())._trim_frame_buffer(byte_count)
 
     def _listen(self) -> None:
         # Timers ring after what has arrived was read: what waited while nobody looked is heard first.
