@@ -34,8 +34,8 @@ SLA, PATIENCE = 1.0, 2.0
 WARM, STORM_FROM, END = 15.0, 50.0, 160.0
 FELT = 15.0  # after which the storm has filled what it fills
 
-# Per second of the article's time. The slow customers' 10 s alone would need 12 workers, and with two more attempts each 36.
-ITEM_RATE, ORDER_RATE, SLOW_RATE = 4.0, 0.5, 1.2
+# Per second of the article's time. The slow customers' 10 s alone would need 8 workers, and with two more attempts each 24.
+ITEM_RATE, ORDER_RATE, SLOW_RATE = 3.0, 0.5, 0.8
 AGAIN, PAUSE = 2, 0.5
 
 # What the kernel tells of a request's arrival has a grain of 10 ms at most, see holdfast.servers.kernel.
