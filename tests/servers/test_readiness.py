@@ -273,6 +273,46 @@ def test_workers_know_at_once_that_their_master_ends() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.parametrize("path", ["/livez", "/api/livez"])
+def test_probes_of_a_mounted_application_know_nothing_of_the_mount(path: str) -> None:
+    readiness = Readiness(live=path)
+    statuses: list[int] = []
+    environ = {"REQUEST_METHOD": "GET", "SCRIPT_NAME": "/api", "PATH_INFO": "/livez"}
+    body = readiness.wsgi(hello_wsgi)(environ, lambda status, headers: statuses.append(int(status[:3])))
+    assert json.loads(b"".join(body)) == {"status": "ok"}
+
+    async def ask() -> bytes:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "root_path": "/api", "path": "/api/livez", "headers": []}
+        await readiness.asgi(hello_asgi)(scope, None, send)  # type: ignore[arg-type]
+        return bytes(sent[1]["body"])
+
+    assert json.loads(asyncio.run(ask())) == {"status": "ok"}
+
+
+@pytest.mark.realtime
+def test_a_probe_does_not_wait_for_the_threads_of_the_event_loop() -> None:
+    ask = Asking("asgi", Readiness(checks=[lambda: True]))
+
+    async def crowded() -> tuple[int, float]:
+        busy = [asyncio.ensure_future(asyncio.to_thread(time.sleep, 0.6)) for _ in range(64)]
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        status = (await ask.ask("/readyz"))[0]
+        took = time.monotonic() - began
+        for one in busy:
+            one.cancel()
+        return status, took
+
+    status, took = asyncio.run(crowded())
+    assert status == 200
+    assert took < 0.5
+
+
 def test_a_websocket_that_comes_too_early_is_told_to_come_later() -> None:
     sent: list[Any] = []
     go_on = threading.Event()

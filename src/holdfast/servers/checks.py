@@ -17,7 +17,7 @@ from holdfast.drivers import clock
 from holdfast.errors import DeadlineExceeded
 from holdfast.policy import Policy
 from holdfast.scope import carry, deadline
-from holdfast.servers.loops import in_thread, sleep, together
+from holdfast.servers.loops import sleep, together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,13 +149,18 @@ class Checks:
         return self._gather([check for check in self._checks if not check.is_async])
 
     async def alook(self) -> dict[str, Result]:
-        """The same in an event loop; blocking ones are asked in threads."""
+        """The same in an event loop. Blocking ones run in threads of their own, and nobody waits for them in one of the event loop's:
+        all of these may be busy, and a probe that is not answered is a server that is killed.
+        """
         blocking = [check for check in self._checks if not check.is_async]
         awaited = [check for check in self._checks if check.is_async]
         found = await together([check.aresult for check in awaited])
         results = dict(zip((check.name for check in awaited), found, strict=True))
-        if blocking:
-            results |= await in_thread(lambda: self._gather(blocking))
+        until = clock.now() + self._timeout
+        running = [one for one in [check.begin() for check in blocking] if one is not None]
+        while not all(one.is_set() for one in running) and clock.now() < until:
+            await sleep(_LOOK)
+        results |= {check.name: check.result() for check in blocking}
         return {check.name: results[check.name] for check in self._checks}
 
     def _gather(self, checks: Iterable[Check]) -> dict[str, Result]:

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 _HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 
 
+def _question(readiness: Readiness, mount: str, path: str) -> str | None:
+    """What a probe asks. Probes come past the proxy for whose sake an application is mounted, and know nothing of that."""
+    return readiness.paths.get(f"{mount}{path}") or readiness.paths.get(path)
+
+
 def wsgi(readiness: Readiness, app: WSGIApp) -> WSGIApp:
     """The WSGI app behind it."""
 
@@ -26,7 +31,7 @@ def wsgi(readiness: Readiness, app: WSGIApp) -> WSGIApp:
         warm = readiness.warming.done
         if not warm:
             readiness.warm_soon()
-        question = readiness.paths.get(f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}")
+        question = _question(readiness, environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""))
         if question is None or environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
             return call_app(app, environ, start_response) if warm else STARTING.start(environ, start_response)
         checks = readiness.checks.look() if question == "ready" else {}
@@ -46,7 +51,8 @@ def asgi(readiness: Readiness, app: ASGIApp) -> ASGIApp:
         warm = readiness.warming.done
         if not warm:
             readiness.warm_soon()
-        question = readiness.paths.get(scope["path"]) if scope["type"] == "http" else None
+        mount = scope.get("root_path", "")
+        question = _question(readiness, mount, scope["path"].removeprefix(mount)) if scope["type"] == "http" else None
         if question is not None and scope["method"] in {"GET", "HEAD"}:
             return await _answer(readiness, question, scope, send)
         if warm:
