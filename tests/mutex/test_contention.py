@@ -17,7 +17,7 @@ import pytest
 
 pytestmark = pytest.mark.realtime
 
-ROUNDS = int(os.environ.get("HOLDFAST_LOCK_ROUNDS", "60"))
+ROUNDS = int(os.environ.get("HOLDFAST_LOCK_ROUNDS", "30"))
 PROCESSES = 8
 TTL = 0.3
 
