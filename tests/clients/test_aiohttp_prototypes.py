@@ -9,12 +9,12 @@ import weakref
 
 import aiohttp
 import pytest
+from test_aiohttp import GOOD, Server, answer, outcome, retrying, serving, statuses
 
 from holdfast import Backoff, Breaker, Policy, Retry
 from holdfast.clients.aiohttp import BreakerOpen, ClientSession, DeadlineExceeded
 from holdfast.clients.exchange import new_id
 from holdfast.testing.faults import FaultProxy, Silence
-from test_aiohttp import GOOD, Server, answer, outcome, retrying, serving, statuses
 
 OURS = {"x-request-id", "x-request-timeout-ms"}
 

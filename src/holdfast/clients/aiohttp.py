@@ -23,7 +23,7 @@ that and a refusal.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -139,6 +139,9 @@ class ClientSession(_Plain, aiohttp.ClientSession):
             call = _LogicalCall(self._policies, learn, answer)
             options["middlewares"] = (*(self._middlewares if given is None else given), call)
             return await aiohttp.ClientSession._request(self, method, str_or_url, **options)
+        except Exception as error:
+            _raise_ours(error)
+            raise
         finally:
             restore(token)
 
@@ -187,24 +190,20 @@ class _LogicalCall:
         elif _REQUEST_ID not in headers:
             headers[_REQUEST_ID] = new_id()
         self._name = headers[_REQUEST_ID]
-        return await _answer(request, handler, self._policies.only or self._policies.plan(request.url.host or ""))
+        try:
+            return await _answer(request, handler, self._policies.only or self._policies.plan(request.url.host or ""))
+        except Exception as error:
+            _raise_ours(error)
+            raise
 
 
-async def _answer(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, plan: Plan) -> aiohttp.ClientResponse:
+def _answer(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, plan: Plan) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
     """The answer to one request, behind the policy."""
     headers = request.headers
     if _REQUEST_ID not in headers:
         headers[_REQUEST_ID] = new_id()
     reading = _Exchange(request)
-    try:
-        return await aio.run(plan, _attempt, (request, handler, reading), {}, reading)
-    except aiohttp.ClientError:
-        raise
-    except Exception as error:
-        _raise_ours(error)
-        if isinstance(error, OSError) and (error.errno is not None or not isinstance(error, TimeoutError)):
-            raise aiohttp.ClientOSError(*error.args) from error  # as aiohttp does
-        raise
+    return aio.run(plan, _attempt, (request, handler, reading), {}, reading)
 
 
 async def _attempt(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, reading: _Exchange) -> aiohttp.ClientResponse:
@@ -277,15 +276,19 @@ def _converted(error: errors.DeadlineExceeded) -> DeadlineExceeded:
 
 
 def _raise_ours(error: Exception) -> None:
-    """Raise the error that is ours and aiohttp's both, where `error` is ours; return where it is not."""
+    """Raise the error that is aiohttp's as well, where `error` is ours or the system's; return where it is one already, or nobody's."""
     raised: Exception
+    if isinstance(error, aiohttp.ClientError):
+        return
     if isinstance(error, errors.Rejected):
         kind = _REFUSALS.get(type(error))
         if kind is None:
             return
         raised = kind(error.policy, error.retry_after)
-    elif isinstance(error, errors.DeadlineExceeded) and not isinstance(error, DeadlineExceeded):
+    elif isinstance(error, errors.DeadlineExceeded):
         raised = _converted(error)
+    elif isinstance(error, OSError) and (error.errno is not None or not isinstance(error, TimeoutError)):
+        raised = aiohttp.ClientOSError(*error.args)  # as aiohttp does
     else:
         return
     for line in getattr(error, "__notes__", ()):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 from functools import partial
+from time import monotonic
 from typing import Any, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
 
 from holdfast.clients.exchange import CONNECT_TIMEOUT
 from holdfast.net import agetaddrinfo
@@ -61,3 +64,18 @@ class Connector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._factory = cast("partial[ResponseHandler]", partial(_Protocol, loop=self._loop))
+
+    def reuse(self, key: ConnectionKey) -> Connection | None:
+        """The connection to which a request goes that need not wait for one; None where that is not plain to see."""
+        idle = self._conns.get(key)
+        if not idle or self._limit_per_host or self._closed:
+            return None
+        protocol, since = idle[0]
+        lasts = self._keepalive_timeout
+        if not protocol.is_connected() or (lasts is not None and monotonic() - since > lasts):
+            return None
+        idle.popleft()
+        if not idle:
+            del self._conns[key]
+        self._acquired.add(protocol)
+        return Connection(self, key, protocol, self._loop)

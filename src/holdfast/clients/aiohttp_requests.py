@@ -18,6 +18,7 @@ from aiohttp.payload import BytesPayload, IOBasePayload
 from multidict import getversion
 from yarl import URL
 
+from holdfast.clients.aiohttp_connections import Connector
 from holdfast.clients.exchange import Exchange
 
 
@@ -74,13 +75,14 @@ class Prototype:
         version: of the session's headers, which it was made from.
     """
 
-    __slots__ = ("_headers", "_kind", "_reading", "_state", "timeouts", "version")
+    __slots__ = ("_headers", "_key", "_kind", "_reading", "_state", "timeouts", "version")
 
     def __init__(self, request: aiohttp.ClientRequest, timeouts: aiohttp.ClientTimeout, version: int) -> None:
         self.version = version
         self.timeouts = timeouts
         session = cast("Any", request.session)
         self._kind = type(request)
+        self._key = request.connection_key
         self._headers = request.headers.copy()
         self._state = {**request.__dict__, "_session": None}  # the session has this, and not the other way round
         self._reading = {name: getattr(session, f"_{name}") for name in _READING if name in _PARAMETERS}
@@ -108,10 +110,12 @@ class Prototype:
     async def send(self, request: aiohttp.ClientRequest) -> aiohttp.ClientResponse:
         """What aiohttp does with a request when middlewares have done with it."""
         connector = cast("aiohttp.BaseConnector", request.session.connector)
-        try:
-            connection = await connector.connect(request, [], self.timeouts)
-        except TimeoutError as error:
-            raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {request.url}") from error
+        connection = connector.reuse(self._key) if isinstance(connector, Connector) else None
+        if connection is None:
+            try:
+                connection = await connector.connect(request, [], self.timeouts)
+            except TimeoutError as error:
+                raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {request.url}") from error
         try:
             cast("ResponseHandler", connection.protocol).set_response_params(**self._reading)
             response = await request.send(connection)

@@ -24,7 +24,7 @@ from holdfast.race import Race
 R = TypeVar("R")
 
 # Ended blocks stay in the heap until they come up; when they are this many and the most of it, it is swept.
-_SWEEP = 1000
+_SWEEP = 64
 
 # A loop may ring early by the rounding of its clock; an end this near has come.
 _EARLY = 1e-6
