@@ -14,6 +14,7 @@ from idempotency_apps import Ask, Handler, ask_asgi, ask_wsgi, asker
 import holdfast
 from holdfast.servers import Idempotency, MemoryStore
 from holdfast.servers.asgi import Shield
+from holdfast.servers.request import from_environ, from_scope
 from holdfast.testing import FakeClock
 
 KINDS = ("wsgi", "asgi")
@@ -117,6 +118,35 @@ def test_an_answer_is_never_given_to_other_credentials(kind: str, name: str) -> 
     assert ask(**{name: "mine"}).body == b"1"
     # Nor does anybody learn that there is something: another body is no misuse of somebody else's key.
     assert ask(body=b"another", **{name: "stranger"}).status == 200
+
+
+class Peer:
+    """A connection whose client has shown a certificate."""
+
+    def __init__(self, certificate: bytes | None) -> None:
+        self.certificate = certificate
+
+    def getpeercert(self, binary_form: bool) -> bytes | None:
+        assert binary_form
+        return self.certificate
+
+
+def test_whom_the_server_has_authenticated_is_a_caller() -> None:
+    environ = {"REQUEST_METHOD": "POST"}
+    scope = {"method": "POST", "path": "/", "headers": []}
+    requests = [
+        *(from_environ(environ | more) for more in ({}, {"REMOTE_USER": "a"}, {"REMOTE_USER": "b"})),
+        *(from_environ(environ | {"gunicorn.socket": Peer(certificate)}) for certificate in (b"c", b"d")),
+        *(from_scope(scope | {"extensions": {"tls": {"client_cert_chain": [pem]}}}) for pem in ("e", "f")),
+        from_scope(scope | {"extensions": {"tls": {"client_cert_name": "CN=g", "client_cert_chain": []}}}),
+    ]
+    part = Idempotency(MemoryStore())
+    assert len({part.who(request) for request in requests}) == len(requests)
+    nobody = [
+        from_environ(environ | {"gunicorn.socket": Peer(None)}),
+        from_scope(scope | {"extensions": {"tls": {"client_cert_chain": []}}}),
+    ]
+    assert [part.who(request) for request in nobody] == [None, None]
 
 
 def test_the_caller_is_who_the_user_says(kind: str) -> None:

@@ -11,8 +11,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from typing import Any
 
 # The length that Stripe documents; a UUID has 36.
 LONGEST = 255
@@ -46,10 +47,27 @@ def parse_key(text: str) -> str:
     return key
 
 
-def credentials(headers: Mapping[str, str]) -> str | None:
-    """Who asks, as far as the usual headers tell: the same for requests that carry the same credentials; None where they carry none."""
+def credentials(headers: Mapping[str, str], server: Mapping[str, Any]) -> str | None:
+    """Who asks, as far as the usual places tell: the same for requests that carry the same credentials; None where they carry none.
+
+    Args:
+        headers: of the request.
+        server: WSGI's environ or ASGI's scope, where servers say whom they have authenticated themselves.
+    """
     found = [f"{name}={headers[name]}" for name in CREDENTIALS if name in headers]
+    found += [f"{name}={value}" for name, value in _by_server(server)]
     return digest(*found) if found else None
+
+
+def _by_server(server: Mapping[str, Any]) -> Iterable[tuple[str, object]]:
+    if server.get("REMOTE_USER"):
+        yield "remote user", server["REMOTE_USER"]
+    tls = (server.get("extensions") or {}).get("tls") or {}  # ASGI's extension
+    if tls.get("client_cert_chain") or tls.get("client_cert_name"):
+        yield "certificate", (tls.get("client_cert_name"), *(tls.get("client_cert_chain") or ()))
+    certificate = getattr(server.get("gunicorn.socket"), "getpeercert", lambda _binary: None)(True)
+    if certificate:
+        yield "certificate", certificate.hex()
 
 
 def digest(*parts: str | bytes) -> str:

@@ -73,8 +73,9 @@ class Idempotency:
         required: refuse requests of these methods that bring no key.
         ttl: seconds for which an answer is kept.
         caller: a function of the request that says who asks; None where nobody is authenticated. Each caller has keys of its own. Without
-            it, who asks is what the usual headers say (`Authorization`, `Cookie`, `X-API-Key` and their like): requests with other
-            credentials never share a key. For `.asgi` it may be async.
+            it, who asks is what the usual headers say (`Authorization`, `Cookie`, `X-API-Key` and their like), and whom the server has
+            authenticated itself (`REMOTE_USER`, a client's certificate): requests with other credentials never share a key. For
+            `.asgi` it may be async.
         methods: of requests that are covered; those that are idempotent by themselves need no key.
         headers: names of the header with the key; the first that a request has counts.
         lease: seconds that the work may take in a store that leases (`RedisStore`); it is the work's deadline as well.
@@ -156,7 +157,7 @@ class Idempotency:
 
     def who(self, request: Request) -> str | Awaitable[str | None] | None:
         """Who asks."""
-        return keys.credentials(request.headers) if self.caller is None else self.caller(request)
+        return keys.credentials(request.headers, request.raw) if self.caller is None else self.caller(request)
 
     def entry(self, request: Request, who: object, key: str, body: bytes) -> tuple[str, str]:
         """Under which key the store has it, and the fingerprint of what is asked for.
