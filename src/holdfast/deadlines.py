@@ -27,7 +27,7 @@ LOOK = 0.1
 class Watch(Protocol):
     """Who knows whether anybody still waits for the work: a server, of its client."""
 
-    def gone(self, now: float) -> bool:
+    def gone(self, now: float, /) -> bool:
         """Whether nobody does any more. Asked often, so it looks no more often than makes sense."""
         ...
 

@@ -127,7 +127,7 @@ def _ring(_signal: int, frame: FrameType | None) -> None:
     for interrupt in held:
         interrupt.due = now + _SHIELDED
     # The outermost that is over says most: the inner ones are over with it.
-    over = None
+    over = ended = None
     for interrupt in free:
         limit = cast("Deadline", interrupt.limit)
         ended = limit.over(now)

@@ -72,8 +72,9 @@ class Requires:
 
 
 def _policies(field: str, value: object) -> tuple[Policy, ...]:
-    given = (value,) if isinstance(value, Policy) else tuple(value) if isinstance(value, Iterable) else (value,)
-    for policy in given:
+    found: list[Policy] = []
+    for policy in value if isinstance(value, Iterable) else (value,):
         if not isinstance(policy, Policy):
             raise TypeError(f"{field} takes policies, got {policy!r}")
-    return given
+        found.append(policy)
+    return tuple(found)

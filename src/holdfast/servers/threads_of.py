@@ -49,5 +49,6 @@ def _context_of(value: object) -> Context | None:
     if type(value) is partial:
         value = next((part for part in (value.func, *value.args) if type(part) is BuiltinMethodType), None)
     if type(value) is BuiltinMethodType:
-        value = value.__self__
-    return value if type(value) is Context else None
+        value = getattr(value, "__self__", None)
+    context: object = value if type(value) is Context else None
+    return context if isinstance(context, Context) else None  # the type checkers' question: they do not narrow alike
