@@ -195,6 +195,26 @@ def test_a_redis_that_hangs_is_503_in_time_and_nothing_runs(server: RedisServer)
     store.close()
 
 
+def test_a_claim_that_was_cancelled_on_its_way_leaves_no_key_taken(server: RedisServer) -> None:
+    async def scenario() -> object:
+        store = RedisStore(server.url, timeout=5.0)
+        await store.aclaim("b" * 64, "f", lease=1, ttl=1)  # it is connected
+        server.suspend()
+        try:
+            claim = asyncio.create_task(store.aclaim("c" * 64, "f", lease=60, ttl=60))
+            await asyncio.sleep(0.1)
+            claim.cancel()
+        finally:
+            server.resume()
+        with pytest.raises(asyncio.CancelledError):
+            await claim
+        again = await store.aclaim("c" * 64, "f", lease=60, ttl=60)
+        await store.aclose()
+        return again
+
+    assert not isinstance(asyncio.run(scenario()), Running)
+
+
 def test_a_redis_that_dies_while_the_work_runs_takes_no_answer_from_its_caller(server: RedisServer) -> None:
     def reply(path: str, body: bytes) -> Any:
         server.suspend()

@@ -10,6 +10,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.errors import StoreUnavailable
+from holdfast.servers.idempotency.finishing import to_the_end
 from holdfast.servers.idempotency.store import INTERRUPTED, Held, Interrupted, Record, Running, WhenInterrupted
 from holdfast.validation import Seconds, choice, positive_seconds
 
@@ -101,6 +102,9 @@ class RedisStore:
             held = await self._aclient().eval(_CLAIM, 1, claim.name, claim.marker, claim.held_for)
         except self._errors as error:
             raise _unavailable(error) from error
+        except asyncio.CancelledError:
+            await to_the_end(claim._aend(b""))  # it may be ours, and nobody knows that
+            raise
         return claim if held is None else self._read(held)
 
     def close(self) -> None:
