@@ -202,6 +202,7 @@ def _quantile(values: list[float], share: float) -> float:
 def faults(scale: float) -> Iterator[Figure]:
     rounds, seconds = max(2, round(6 * scale)), 2.0
     times: dict[str, list[float]] = {"well": [], "stopped": [], "killed": []}
+    alone: dict[str, list[float]] = {phase: [] for phase in times}  # a local policy in the same moments: what the machine does to any
     raised = 0
     with redis_server() as server, hosts(PROCESSES, server.url, breaker=RULE, budget={}, interval=INTERVAL) as fleet_:
         for _ in range(rounds):
@@ -217,16 +218,18 @@ def faults(scale: float) -> Iterator[Figure]:
                 if come is not None:
                     come()
                     time.sleep(3.0)  # until it is back for all
-                for durations, failures in answers:
+                for durations, local, failures in answers:
                     times[phase] += durations
+                    alone[phase] += local
                     raised += failures
-    well = _quantile(times["well"], 0.99)
     yield Figure("exceptions in guarded calls", raised, 0, "")
     for phase in ("stopped", "killed"):
+        ours, theirs = (_quantile(kept[phase], 0.99) / _quantile(kept["well"], 0.99) for kept in (times, alone))
         calls = len(times[phase])
-        yield Figure(
-            f"p99 of guarded calls with the store {phase} / with it well ({calls} calls)", _quantile(times[phase], 0.99) / well, 1.1
-        )
+        yield Figure(f"p99 of guarded calls with the store {phase} / with it well ({calls} calls)", ours, 1.1)
+        yield Figure("  the same of a local policy beside it, which has no store", theirs)
+        beside = _quantile(times[phase], 0.99) / _quantile(alone[phase], 0.99)
+        yield Figure("  the policy of the fleet / the local one, in the same moments", beside)
 
 
 def _all(fleet_: list[Host], command: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -235,20 +238,26 @@ def _all(fleet_: list[Host], command: Callable[..., Any], *arguments: Any) -> li
     return [host.answer() for host in fleet_]
 
 
-def timed(world: Any, seconds: float) -> tuple[list[float], int]:
-    """What calls took, a few hundred a second."""
-    guarded, found, raised = world.policy(lambda: None), [], 0
+def timed(world: Any, seconds: float) -> tuple[list[float], list[float], int]:
+    """What calls took, some hundred a second: of the fleet's policy, and in turns of a local one that is alike."""
+    alike = Policy("alike", breaker=Breaker(**RULE), retry=Retry(budget=Budget()), shared=False)
+    guarded, local = world.policy(lambda: None), alike(lambda: None)
+    found: tuple[list[float], list[float]] = ([], [])
+    raised = 0
     end = time.monotonic() + seconds
+    pair = [(guarded, found[0]), (local, found[1])]
     while time.monotonic() < end:
+        pair.reverse()  # who is first after the pause finds the caches cold
         for _ in range(10):
-            began = time.perf_counter()
-            try:
-                guarded()
-            except Exception:
-                raised += 1
-            found.append(time.perf_counter() - began)
+            for call, durations in pair:
+                began = time.perf_counter()
+                try:
+                    call()
+                except Exception:
+                    raised += 1
+                durations.append(time.perf_counter() - began)
         time.sleep(0.01)
-    return found, raised
+    return *found, raised
 
 
 # Probes.
