@@ -24,7 +24,7 @@ CONNECTIONS = 8
 
 ASGI = """
 from holdfast import Breaker, Policy
-from holdfast.servers import Admission, Idempotency, MemoryStore, Readiness
+from holdfast.servers import Admission, Deadline, Idempotency, MemoryStore, Readiness
 from holdfast.servers.asgi import Shield
 
 async def bare(scope, receive, send):
@@ -39,7 +39,7 @@ async def bare(scope, receive, send):
 
 WSGI = """
 from holdfast import Breaker, Policy
-from holdfast.servers import Admission, Idempotency, MemoryStore, Readiness
+from holdfast.servers import Admission, Deadline, Idempotency, MemoryStore, Readiness
 from holdfast.servers.wsgi import Shield
 
 def bare(environ, start_response):
@@ -48,7 +48,7 @@ def bare(environ, start_response):
 """
 
 SHIELDS = """
-timed = Shield(bare, deadline=1.0)
+timed = Deadline(1.0).KIND(bare)
 shielded = Shield(
     bare,
     deadline={"/": 1.0, "/reports": 20.0},
@@ -211,8 +211,8 @@ def main() -> int:
     held = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "asgi_app.py").write_text(textwrap.dedent(ASGI + SHIELDS))
-        (folder / "wsgi_app.py").write_text(textwrap.dedent(WSGI + SHIELDS))
+        (folder / "asgi_app.py").write_text(textwrap.dedent(ASGI + SHIELDS.replace("KIND", "asgi")))
+        (folder / "wsgi_app.py").write_text(textwrap.dedent(WSGI + SHIELDS.replace("KIND", "wsgi")))
         for kind in options.only or ("uvicorn, h11", "uvicorn, httptools", "gunicorn sync", "gunicorn gthread"):
             best = compare(kind, folder, rounds, seconds)
             for app, bar in (("timed", 0.95), ("shielded", 0.85)):
