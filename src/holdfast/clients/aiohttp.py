@@ -40,7 +40,7 @@ from holdfast import errors
 from holdfast.clients import exchange
 from holdfast.clients.aiohttp_connections import Connector, Resolver
 from holdfast.clients.aiohttp_reading import Reading
-from holdfast.clients.aiohttp_requests import Marked, Prototypes, Written, can_repeat, marked
+from holdfast.clients.aiohttp_requests import Marked, Prototypes, Response, Written, can_repeat, marked
 from holdfast.clients.aiohttp_times import Times
 from holdfast.clients.exchange import FAILURE_BODY, Policies, is_failure, new_id, whole_call
 from holdfast.deadlines import Deadline, ambient, restore
@@ -105,6 +105,7 @@ class ClientSession(_Plain, aiohttp.ClientSession):
             if "ssl_shutdown_timeout" in options:
                 shared["ssl_shutdown_timeout"] = options.pop("ssl_shutdown_timeout")
             options["connector"] = Connector(resolver=Resolver(), **shared)
+        options.setdefault("response_class", Response)
         options["request_class"] = marked(options.get("request_class", aiohttp.ClientRequest))
         super().__init__(base_url, **options)
         unsaid = options.get("timeout", sentinel) in (sentinel, None) and "read_timeout" not in options and "conn_timeout" not in options

@@ -1,4 +1,4 @@
-"""Requests of aiohttp: that tell when they are written, that know whether they can be written again, and that need not be made anew.
+"""Requests of aiohttp that tell when they are written, know whether they can be written again, and need not be made anew; its responses.
 
 Most calls of a session are an address and nothing else. For each of them aiohttp merges headers, looks for cookies, credentials, proxies
 and traces, and comes to what it came to the last time. A `Prototype` is what it came to, for one method at one origin; the next request
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from inspect import signature
+from types import TracebackType
 from typing import Any, cast
 
 import aiohttp
@@ -59,6 +60,17 @@ def can_repeat(body: Any) -> bool:
     if isinstance(body, aiohttp.MultipartWriter):
         return all(can_repeat(part) for part, *_ in body)
     return False
+
+
+class Response(aiohttp.ClientResponse):
+    """aiohttp's, left at once where nothing is still being written: aiohttp releases it twice, before and after it has waited for that."""
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """See aiohttp."""
+        self._in_context = False
+        self.release()
+        if self._writer is not None:
+            await self.wait_for_close()
 
 
 # Those that say how the session reads answers; which there are depends on aiohttp's version.
