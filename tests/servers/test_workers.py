@@ -103,7 +103,8 @@ def test_a_pool_of_threads_shows_its_threads_and_its_inner_queue(tmp_path):
         assert workers.snapshot("web")["busy"] == 4
         join(threads)
         assert eventually(lambda: workers.snapshot("web")["busy"] == 0)
-        assert workers.snapshot("web")["queue"] == 0
+        # The end of a connection that was kept alive passes through the queue as well.
+        assert eventually(lambda: workers.snapshot("web")["queue"] == 0)
         assert workers.snapshot("web")["requests"] >= 7
 
 
