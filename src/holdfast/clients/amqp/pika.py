@@ -125,6 +125,10 @@ class _Listening(SelectConnection):  # type: ignore[misc]  # pika has no types
         self.heard = clock.now()
         self._adapter_call_later(liveness.silence, self._listen)
 
+    def _output_marshaled_frames(self, marshaled_frames: list[bytes]) -> None:
+        # A message is three frames, and pika sends each by itself: three system calls, and three packets.
+        cast("Any", super())._output_marshaled_frames([b"".join(marshaled_frames)])
+
     def _trim_frame_buffer(self, byte_count: int) -> None:
         # A whole frame was read. Bytes alone are no sign of life: what began as noise stays an unfinished frame for ever.
         self.heard = clock.now()

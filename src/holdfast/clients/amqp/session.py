@@ -66,10 +66,10 @@ class Session:
         """Acknowledge a message, and call `then` when that has been written. Where the session is over, the broker delivers it again."""
 
         def written() -> None:
-            if self._impl.is_closed or not self._impl._get_write_buffer_size():
-                then and then()
-            else:
+            if not self._impl.is_closed and self._impl._get_write_buffer_size():
                 self._impl._adapter_call_later(0.001, written)
+            elif then is not None:
+                then()
 
         def acknowledge() -> None:
             self._channel.basic_ack(tag)
