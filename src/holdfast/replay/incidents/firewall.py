@@ -139,13 +139,14 @@ def _kept(run: Outcome) -> list[Claim]:
 
 def _felt(name: str, both: Both) -> Claim:
     run = both.protected
+    after = None if run.delay is None else run.delay - both.lasted
     # A lock that could not be given back, since its store was out of reach, is held until its time is over.
-    after = None if run.delay is None else run.delay - max(both.lasted, run.allowed)
+    over = None if run.delay is None else run.delay - max(both.lasted, run.allowed)
     return Claim(
         text=f"Protected, {name}: felt, waited for and over",
         bar=f"felt within {SOON:g} s, one receipt within {SOON:g} s of the fault's end and the lock's, no work outside of the lock",
         measured=f"felt after {_said(run.felt)}, {len(run.receipts)} receipt {_said(after)} after its end, outside {run.outside:.2f} s",
-        held=run.outside == 0 and len(run.receipts) == 1 and _soon(run.felt) and _soon(after),
+        held=run.outside == 0 and len(run.receipts) == 1 and _soon(run.felt) and _soon(over),
     )
 
 
