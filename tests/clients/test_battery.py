@@ -22,7 +22,6 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import Answer, certificate, client_context, open_fds, serving, soon
 
 import holdfast
 from holdfast import Backoff, HoldfastError, Policy, Retry
@@ -42,6 +41,7 @@ from holdfast.testing.faults import (
     Trickle1xx,
     stalled_dns,
 )
+from servers import Answer, certificate, client_context, open_fds, serving, soon
 
 pytestmark = pytest.mark.realtime
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 import pytest
 import requests
 import requests.adapters
-from servers import Answer, certificate, open_fds, script, serving, soon
 
 import holdfast
 from holdfast import Backoff, Breaker, BreakerOpen, Bulkhead, BulkheadFull, DeadlineExceeded, Policy, RateLimit, RateLimited, Retry
@@ -22,6 +21,7 @@ from holdfast.clients import exchange
 from holdfast.clients import requests as guarded
 from holdfast.clients import urllib3 as pools
 from holdfast.testing.faults import Cut, Drip, EndlessHeaders, FaultProxy, Reset, Silence, TlsStall, Trickle1xx, stalled_dns
+from servers import Answer, certificate, open_fds, script, serving, soon
 
 QUICK = Backoff(base=0.001, cap=0.001)
 AGAIN = Retry(attempts=3, backoff=QUICK)

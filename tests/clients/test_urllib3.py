@@ -14,12 +14,12 @@ from contextlib import contextmanager
 
 import pytest
 import urllib3
-from servers import Answer, certificate, client_context, script, serving
 
 import holdfast
 from holdfast import Backoff, Breaker, BreakerOpen, Bulkhead, BulkheadFull, DeadlineExceeded, Policy, Retry
 from holdfast.clients import urllib3 as guarded
 from holdfast.testing.faults import Drip, FaultProxy, Silence, TlsStall, stalled_dns
+from servers import Answer, certificate, client_context, script, serving
 
 AGAIN = Retry(attempts=3, backoff=Backoff(base=0.001, cap=0.001))
 NOWHERE = "http://127.0.0.1:1/"
