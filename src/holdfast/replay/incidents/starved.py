@@ -229,16 +229,22 @@ def _back(stage: Stage, run: Run) -> Claim:
 
 
 def _charts(stage: Stage, runs: dict[str, Run]) -> list[Chart]:
-    end, width = stage.seconds(END), stage.seconds(5.0)
     marks = [Mark(at=stage.seconds(SLOW_FROM), label="provider slow", until=stage.seconds(SLOW_UNTIL))]
-    _, slow = _phases(stage)
+    return [*_of_load(stage, runs, marks), *_of_gateway(stage, runs, marks), *_of_metrics(stage, runs["protected"], marks)]
 
-    def gauge(name: str) -> list[Series]:
-        readings = {run: [(float(at), float(value or 0)) for at, value in one.watch.series(name)] for run, one in runs.items()}
-        return [Series(name=name, run=run, points=over_time(read, width, end, statistics.mean)) for run, read in readings.items()]
+
+def _of_load(stage: Stage, runs: dict[str, Run], marks: list[Mark]) -> list[Chart]:
+    """What the article's operators saw, and the users."""
+    end, width = stage.seconds(END), stage.seconds(5.0)
+    _, slow = _phases(stage)
 
     def answered(run: Run, flow: str) -> Points:
         return per_minute((one.at + one.latency for one in run.samples if one.flow == flow and one.good), width, end)
+
+    def per_flow(flow: str, who: str, note: str) -> Chart:
+        series = [Series(name=flow, run=name, points=answered(run, flow)) for name, run in runs.items()]
+        title = f"Requests per minute, {who}"
+        return Chart(title=title, unit="good answers per minute", kind="line", series=series, marks=marks, note=note)
 
     return [
         Chart(
@@ -252,35 +258,31 @@ def _charts(stage: Stage, runs: dict[str, Run]) -> list[Chart]:
             marks=marks,
             note="What its caller sees: with holdfast the caller leaves at the attempt timeout.",
         ),
-        *(
-            Chart(
-                title=f"Requests per minute, {who}",
-                unit="good answers per minute",
-                kind="line",
-                series=[Series(name=flow, run=name, points=answered(run, flow)) for name, run in runs.items()],
-                marks=marks,
-                note=note,
-            )
-            for flow, who, note in (
-                ("S2S", "partners (S2S)", "They do not need the provider: with holdfast nothing happens to them."),
-                ("client", "customers", "Who needs the provider cannot be served while it is slow; with holdfast they hear so at once."),
-            )
-        ),
+        per_flow("S2S", "partners (S2S)", "They do not need the provider: with holdfast nothing happens to them."),
+        per_flow("client", "customers", "Who needs the provider cannot be served while it is slow; with holdfast they hear so at once."),
         Chart(
             title="Latency while the provider is slow",
             unit="ms",
             kind="bars",
             series=[
-                Series(
-                    name=flow,
-                    run=name,
-                    points=[(f"p{percent:g}", _latency(run, flow, percent, *slow)) for percent in (50, 99, 99.99)],
-                )
+                Series(name=flow, run=name, points=[(f"p{percent:g}", _latency(run, flow, percent, *slow)) for percent in (50, 99, 99.99)])
                 for flow in ("S2S", "client")
                 for name, run in runs.items()
             ],
             logarithmic=True,
         ),
+    ]
+
+
+def _of_gateway(stage: Stage, runs: dict[str, Run], marks: list[Mark]) -> list[Chart]:
+    """What tells that workers are short, and what does not."""
+    end, width = stage.seconds(END), stage.seconds(5.0)
+
+    def gauge(name: str) -> list[Series]:
+        readings = {run: [(float(at), float(value or 0)) for at, value in one.watch.series(name)] for run, one in runs.items()}
+        return [Series(name=name, run=run, points=over_time(read, width, end, statistics.mean)) for run, read in readings.items()]
+
+    return [
         Chart(
             title="Workers busy",
             unit=f"of {WORKERS}",
@@ -298,11 +300,17 @@ def _charts(stage: Stage, runs: dict[str, Run]) -> list[Chart]:
             marks=marks,
             note="An autoscaler that looks at this sees nothing to do.",
         ),
+    ]
+
+
+def _of_metrics(stage: Stage, run: Run, marks: list[Mark]) -> list[Chart]:
+    """From holdfast's own metrics, of the protected run."""
+    return [
         Chart(
             title="The breaker, from holdfast's metrics",
             unit="",
             kind="band",
-            series=[Series(name="authorization", run="protected", points=_changes(runs["protected"].watch.series("breaker"), end))],
+            series=[Series(name="authorization", run="protected", points=_changes(run.watch.series("breaker"), stage.seconds(END)))],
             marks=marks,
             note="The worst state of ten workers, each with a breaker of its own.",
         ),
@@ -311,7 +319,7 @@ def _charts(stage: Stage, runs: dict[str, Run]) -> list[Chart]:
             unit="calls per minute",
             kind="line",
             series=[
-                Series(name=name, run="protected", points=[(at, rate * 60) for at, rate in _slope(runs["protected"].watch.series(name))])
+                Series(name=name, run="protected", points=[(at, rate * 60) for at, rate in _slope(run.watch.series(name))])
                 for name in ("succeeded", "failed", "refused")
             ],
             marks=marks,
