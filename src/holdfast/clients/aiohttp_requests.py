@@ -109,14 +109,16 @@ class Prototype:
     def copy(self, session: aiohttp.ClientSession, url: URL) -> aiohttp.ClientRequest:
         """A request for an address of the same origin."""
         request = object.__new__(self._kind)
-        state = request.__dict__
-        state.update(self._state)
-        state["_session"] = session
-        state["headers"] = self._headers.copy()
-        state["original_url"] = url
-        state["url"] = url.with_fragment(None) if url.raw_fragment else url
-        if len(session.cookie_jar):
-            request.update_cookies(session.cookie_jar.filter_cookies(url))
+        request.__dict__ = {
+            **self._state,
+            "_session": session,
+            "headers": self._headers.copy(),
+            "original_url": url,
+            "url": url.with_fragment(None) if url.raw_fragment else url,
+        }
+        jar = cast("Any", session._cookie_jar)
+        if jar.__class__ is not aiohttp.CookieJar or jar._cookies:  # its length is counted, each time
+            request.update_cookies(jar.filter_cookies(url))
         return request
 
     async def send(self, request: aiohttp.ClientRequest) -> aiohttp.ClientResponse:
