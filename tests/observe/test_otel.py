@@ -77,9 +77,9 @@ def test_durations_have_the_buckets_and_the_unit_of_the_conventions(provider, re
 
 def test_installing_twice_counts_once_and_undoing_ends_counters_and_gauges(provider, reader):
     before = list(events.listeners)
-    stop = otel.install(provider)
-    otel.install(provider)
     policy = billing()
+    stop = otel.install(provider, policies=[policy])  # others of the name may live in this process
+    otel.install(provider, policies=[policy])
     policy.call(int)
     assert value(reader, "holdfast.calls", policy="billing") == 1
     stop()
@@ -88,7 +88,7 @@ def test_installing_twice_counts_once_and_undoing_ends_counters_and_gauges(provi
     policy.call(int)
     assert value(reader, "holdfast.calls", policy="billing") == 1
     assert value(reader, "holdfast.bulkhead.limit", policy="billing") is None
-    stop = otel.install(provider)
+    stop = otel.install(provider, policies=[policy])
     policy.call(int)
     assert value(reader, "holdfast.calls", policy="billing") == 2
     assert value(reader, "holdfast.bulkhead.limit", policy="billing") == 3
