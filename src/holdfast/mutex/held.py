@@ -2,8 +2,9 @@
 
 1. A lock is ours from the moment before the store was asked for it, for `ttl` seconds: the store began to count later, so it ends there
    no sooner than here. A renewal counts likewise, and never past the maximum.
-2. What is left is the deadline inside. With renewal it is the maximum, for as long as renewing goes well; when it does not, or the time
-   that is certain has passed, it is that time.
+2. What is left is the deadline inside, less a margin: work that obeys a deadline ends some milliseconds after it, and is to end inside.
+   With renewal it is the maximum, for as long as renewing goes well; when it does not, or the time that is certain has passed, it is
+   that time.
 3. Work that ends later than the time that was certain has outrun its lock.
 """
 
@@ -15,6 +16,10 @@ from holdfast.errors import DeadlineExceeded, LockOverrun
 
 # Of the ttl: when to renew, so that two renewals may fail.
 _RENEW_AFTER = 1 / 3
+
+# Between the deadline inside and the end of the lock: of the ttl, and at most these seconds. What a deadline stopped in the replay ended up
+# to 5 ms past it.
+_MARGIN, _MARGIN_MOST = 1 / 50, 0.05
 
 
 class Lease:
@@ -28,12 +33,13 @@ class Lease:
         most: seconds that it may be held with renewals; `ttl` where there are none.
     """
 
-    __slots__ = ("began", "end", "lost", "name", "token", "ttl", "unsure", "until")
+    __slots__ = ("began", "end", "lost", "margin", "name", "token", "ttl", "unsure", "until")
 
     def __init__(self, name: str, token: int, ttl: float, began: float, most: float) -> None:
         self.name = name
         self.token = token
         self.ttl = ttl
+        self.margin = min(ttl * _MARGIN, _MARGIN_MOST)
         self.began = began
         self.until = began + ttl  # certain
         self.end = began + most
@@ -75,7 +81,7 @@ class LockDeadline(Deadline):
 
     def __init__(self, lease: Lease, parent: Deadline | None) -> None:
         self._lease = lease
-        super().__init__(lease.end, lease.end - lease.began, None, parent)
+        super().__init__(self.at, self.at - lease.began, None, parent)
 
     def exceeded(self, now: float, *, started: bool = True, attempt: int = 0) -> DeadlineExceeded:
         """See `Deadline.exceeded`."""
@@ -88,7 +94,8 @@ class LockDeadline(Deadline):
     def at(self) -> float:
         """Monotonic seconds."""
         lease = self._lease
-        return lease.until if lease.unsure or lease.until <= clock.now() else lease.end
+        certain = lease.unsure or lease.until - lease.margin <= clock.now()
+        return (lease.until if certain else lease.end) - lease.margin
 
     @at.setter
     def at(self, moment: float) -> None:

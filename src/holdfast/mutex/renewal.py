@@ -116,5 +116,5 @@ class AsyncRenewal(_Rhythm):
                     self._heard(await self._grant.arenew(ttl), asked, ttl)
             except (HoldfastError, OSError):
                 lease.unsure = True
-        await asyncio.sleep(max(0.0, lease.until - clock.now()))
+        await asyncio.sleep(max(0.0, lease.until - lease.margin - clock.now()))
         self._cutoff.fire()
