@@ -22,12 +22,12 @@ except ImportError as error:
 
 from holdfast import errors
 from holdfast.clients.operation import Guarding
+from holdfast.clients.postgres.asyncpg_loop import Connecting
 from holdfast.clients.postgres.codes import judge_code
 from holdfast.clients.postgres.server_timer import ServerTimer, margin
 from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers import clock
 from holdfast.drivers.backends import backend
-from holdfast.net import TcpOptions
 from holdfast.outcome import FAILURE, IGNORED, Verdict
 from holdfast.policy import Policy
 from holdfast.scope import remaining, shield
@@ -79,7 +79,7 @@ async def connect(
     most = math.inf if statement_timeout is None else positive_seconds("statement_timeout", statement_timeout)
 
     async def attempt() -> Connection:
-        given: dict[str, Any] = {"timeout": dead, **options, "dsn": dsn, "connection_class": Connection}
+        given: dict[str, Any] = {"timeout": dead, **options, "dsn": dsn, "connection_class": Connection, "loop": Connecting(dead)}
         with backend().cutoff(ambient.get(), clock.current.get()):
             made: Connection = await asyncpg.connect(**given)
         made._begin(guarding, dead, most, server_timer)
@@ -120,7 +120,7 @@ def judge(error: Exception) -> tuple[Verdict, bool]:
 class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
     """asyncpg's connection, bounded. Make one with `connect`."""
 
-    __slots__ = ("_dead_after", "_follow", "_guarding", "_timer")
+    __slots__ = ("_dead_after", "_follow", "_guarding", "_place", "_timer")
 
     def __init__(self, protocol: Any, *args: Any, **options: Any) -> None:
         super().__init__(protocol, *args, **options)
@@ -132,9 +132,8 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no ty
         self._dead_after = dead_after
         self._follow = follow
         self._timer = ServerTimer(most)
-        sock = None if self._transport is None else self._transport.get_extra_info("socket")
-        if sock is not None and not isinstance(sock.getpeername(), str):
-            TcpOptions(dead_after=dead_after).apply(sock)
+        self._loop = asyncio.get_running_loop()  # type: ignore[misc]  # asyncpg's slot: not what stood in its place while it connected
+        self._place = self._transport.get_extra_info("peername")
 
     @property
     def session(self) -> Connection:
@@ -212,7 +211,7 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no ty
         token = ambient.set(None)
         try:
             async with asyncio.timeout(within):
-                where = self._addr
+                where = self._place
                 opening = asyncio.open_unix_connection(where) if isinstance(where, str) else asyncio.open_connection(*where[:2])
                 reader, writer = await opening
                 writer.write(_SSL_REQUEST)
