@@ -37,7 +37,7 @@ mutation: venv ## mutate floors 1-3 and report which mutants the tests do not no
 
 venv: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml requirements/test.txt requirements/lint.txt tools/make_venv.sh
+$(VENV)/.ready: pyproject.toml requirements/core.txt requirements/test.txt requirements/lint.txt tools/make_venv.sh
 	PYTHON="$(PYTHON)" sh tools/make_venv.sh $(VENV)
 	$(BIN)/python -m pip install -q -e '.[all]' -r requirements/test.txt -r requirements/lint.txt
 	touch $@

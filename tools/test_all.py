@@ -37,7 +37,7 @@ def main() -> None:
         python = str(venv / "bin" / "python")
         if not (venv / ".ready").exists():
             run(path, "-m", "venv", "--clear", str(venv))
-            run(python, "-m", "pip", "install", "-q", "-e", ".", "-r", "requirements/test.txt")
+            run(python, "-m", "pip", "install", "-q", "-e", ".", "-r", "requirements/core.txt")
             (venv / ".ready").touch()
         run(python, "-m", "pytest", "-q", "tests/core", "tests/parity")
     run(sys.executable, "-m", "pytest", "-q")
