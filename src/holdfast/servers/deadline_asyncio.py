@@ -150,9 +150,10 @@ _NAME = "_holdfast_patrol"
 
 def patrol_of(loop: asyncio.AbstractEventLoop) -> Patrol:
     """The patrol of a running loop."""
-    patrol: Patrol | None = loop.__dict__.get(_NAME)
+    patrol: Patrol | None = getattr(loop, _NAME, None)
     if patrol is None:
-        patrol = loop.__dict__[_NAME] = Patrol(loop)
+        patrol = Patrol(loop)
+        setattr(loop, _NAME, patrol)
     return patrol
 
 
