@@ -13,6 +13,7 @@ from test_aiohttp import GOOD, Server, answer, outcome, retrying, serving, statu
 
 from holdfast import Backoff, Breaker, Policy, Retry
 from holdfast.clients.aiohttp import BreakerOpen, ClientSession, DeadlineExceeded
+from holdfast.clients.aiohttp_requests import kind_of
 from holdfast.clients.exchange import new_id
 from holdfast.testing.faults import FaultProxy, Silence
 
@@ -35,12 +36,77 @@ def test_a_copy_says_on_the_wire_what_aiohttp_would_have_said(method):
                     assert await response.read() == await other.read()
                     sent, expected = response.request_info, other.request_info
                     assert (sent.url, sent.method, sent.real_url) == (expected.url, expected.method, expected.real_url)
-            assert session._prototypes.find(session, method, response.url) is not None  # so most of them were copies
+            assert session._prototypes.find(session, kind_of(method, response.url, {})) is not None  # so most of them were copies
         ours, bares = server.requests[::2], server.requests[1::2]
         for request, expected in zip(ours, bares, strict=True):
             assert request.headers.pop("x-request-attempt") == "1"
             assert plain(request) == plain(expected)
         assert len({r.headers["x-request-id"] for r in ours}) == len(addresses)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("session_headers", [{}, {"Accept": "text/plain", "content-type": "text/x-own", "Authorization": "Basic eA=="}])
+def test_what_a_request_has_of_its_own_goes_out_as_ever_and_stays_its_own(session_headers):
+    def options(turn: int):
+        own = {"Authorization": f"Bearer {turn}", "accept": f"application/x-{turn}", "X-Tenant": f"t{turn}"}
+        yield {}
+        yield {"headers": own}
+        yield {"headers": own, "json": {"turn": turn}}
+        yield {"json": ["x" * turn]}
+        yield {"data": b"x" * turn, "headers": {"Content-Type": f"text/x-{turn}"}}
+        yield {"data": "\u00e4" * turn, "params": {"turn": turn}}
+        yield {"params": [("a", turn), ("a", "b c")]}
+        yield {"headers": {"Host": f"h{turn}.test", "Cookie": f"c={turn}", "User-Agent": f"u{turn}"}}
+        yield {"headers": {"Content-Length": "2"}, "data": b"ab"}
+        yield {"headers": {"X-Twice": "a", "x-twice": f"b{turn}"}}
+        yield {"data": {"form": turn}}
+        yield {"data": b""}
+
+    async def main():
+        async with serving(GOOD, headers=session_headers) as (server, session), aiohttp.ClientSession(headers=session_headers) as bare:
+            for method in ("POST", "GET"):
+                for turn in (1, 2, 3):
+                    for own in options(turn):
+                        for each in (session, bare):
+                            async with each.request(method, server.url + "a?b=c", **own) as response:
+                                await response.read()
+        ours, bares = server.requests[::2], server.requests[1::2]
+        for request, expected in zip(ours, bares, strict=True):
+            assert request.headers.pop("x-request-attempt") == "1"
+            assert plain(request) == plain(expected)
+
+    asyncio.run(main())
+
+
+def test_bad_options_raise_what_aiohttp_raises_whether_or_not_there_is_something_to_copy():
+    bad = [
+        {"headers": {"X-A": "a\r\nX-B: b"}},
+        {"headers": {"X-A": 1}},
+        {"headers": {1: "a"}},
+        {"params": {"a": object()}},
+        {"json": object()},
+        {"json": {}, "data": b""},
+        {"headers": {"Content-Length": "x"}, "data": b"a"},
+    ]
+
+    async def kind(each, url, options):
+        try:
+            async with each.post(url, **options) as response:
+                return response.status
+        except Exception as error:
+            return type(error), str(error)
+
+    async def main():
+        async with serving(GOOD, retrying()) as (server, session), aiohttp.ClientSession() as bare:
+            for options in bad:
+                good = {name: {"headers": {"X-A": "a"}, "params": {"a": "a"}, "json": {}, "data": b"a"}[name] for name in options}
+                if len(good) < 2 or "json" not in good:
+                    assert await kind(session, server.url, good) == 200
+                expected = await kind(bare, server.url, options)
+                assert await kind(session, server.url, options) == expected
+                assert expected != 200
+            assert await kind(session, server.url, {}) == 200
 
     asyncio.run(main())
 

@@ -40,7 +40,7 @@ from holdfast import errors
 from holdfast.clients import exchange
 from holdfast.clients.aiohttp_connections import Connector, Resolver
 from holdfast.clients.aiohttp_reading import Reading
-from holdfast.clients.aiohttp_requests import Marked, Prototypes, Response, Written, can_repeat, marked
+from holdfast.clients.aiohttp_requests import Marked, Prototypes, Response, Written, can_repeat, kind_of, marked
 from holdfast.clients.aiohttp_times import Times
 from holdfast.clients.exchange import FAILURE_BODY, Policies, is_failure, new_id, whole_call
 from holdfast.deadlines import Deadline, ambient, restore
@@ -118,7 +118,7 @@ class ClientSession(_Plain, aiohttp.ClientSession):
 
     async def _request(self, method: str, str_or_url: Any, **options: Any) -> aiohttp.ClientResponse:
         usual = self._prototypes.serve(self, options)
-        url = self._url(str_or_url) if usual or self._policies.only is None else None
+        url = self._url(str_or_url, options.get("params") if usual else None) if usual or self._policies.only is None else None
         plan = self._policies.only or self._policies.plan("" if url is None else url.host or "")
         total, options["timeout"] = self._times.of(options.get("timeout", sentinel), plan)
         limit = whole_call(plan)
@@ -126,11 +126,12 @@ class ClientSession(_Plain, aiohttp.ClientSession):
         try:
             learn = answer = None
             if usual and url is not None:
-                prototype = self._prototypes.find(self, method, url)
+                kind = kind_of(method, url, options)
+                prototype = self._prototypes.find(self, kind)
                 if prototype is None:
-                    learn = partial(self._prototypes.learn, method, url, options["timeout"])
+                    learn = partial(self._prototypes.learn, kind, url, options["timeout"])
                 else:
-                    answer = await _answer(prototype.copy(self, url), prototype.send, plan)
+                    answer = await _answer(prototype.copy(self, url, options), prototype.send, plan)
                     if answer.status < 300:
                         if SET_COOKIE in answer.headers:
                             self._cookie_jar.update_cookies_from_headers(answer.headers.getall(SET_COOKIE), answer.url)
@@ -146,9 +147,10 @@ class ClientSession(_Plain, aiohttp.ClientSession):
         finally:
             restore(token)
 
-    def _url(self, url: Any) -> URL | None:
+    def _url(self, url: Any, params: Any) -> URL | None:
         try:
-            return self._build_url(url)
+            built = self._build_url(url)
+            return built.extend_query(params) if params else built
         except (TypeError, ValueError):
             return None  # aiohttp says what is wrong with it
 

@@ -1,8 +1,8 @@
 """Requests of aiohttp that tell when they are written, know whether they can be written again, and need not be made anew; its responses.
 
-Most calls of a session are an address and nothing else. For each of them aiohttp merges headers, looks for cookies, credentials, proxies
-and traces, and comes to what it came to the last time. A `Prototype` is what it came to, for one method at one origin; the next request
-is a copy with another address.
+For each call of a session aiohttp merges headers, looks for cookies, credentials, proxies and traces, and mostly comes to what it came to
+the last time. A `Prototype` is what it came to, for one method at one origin with headers of the same names; the next request is a copy
+with another address, other values, and a body of its own.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 from inspect import signature
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.hdrs import CONTENT_LENGTH, EXPECT
 from aiohttp.helpers import TimerNoop
-from aiohttp.payload import BytesPayload, IOBasePayload
+from aiohttp.payload import BytesPayload, IOBasePayload, JsonPayload
 from multidict import getversion
 from yarl import URL
 
@@ -77,9 +78,12 @@ class Response(aiohttp.ClientResponse):
 _READING = ("read_bufsize", "auto_decompress", "max_line_size", "max_field_size", "max_headers")
 _PARAMETERS = signature(ResponseHandler.set_response_params).parameters
 
+# What a copy may have of its own.
+_OWN = frozenset({"allow_redirects", "params", "headers", "data", "json"})
+
 
 class Prototype:
-    """A request without a body that aiohttp has made ready, to be copied for other addresses of its origin.
+    """A request that aiohttp has made ready, without its body, to be copied for other addresses of its origin.
 
     Args:
         request: the request, nothing of ours in its headers yet.
@@ -96,7 +100,12 @@ class Prototype:
         self._kind = type(request)
         self._key = request.connection_key
         self._headers = request.headers.copy()
-        self._state = {**request.__dict__, "_session": None}  # the session has this, and not the other way round
+        if request._body is not None:
+            for name in (CONTENT_LENGTH, *cast("Any", request._body.headers)):
+                if name not in session._default_headers:
+                    self._headers.popall(name, None)
+        # The session has this, and not the other way round.
+        self._state = {**request.__dict__, "_session": None, "_body": None, "chunked": None}
         self._reading = {name: getattr(session, f"_{name}") for name in _READING if name in _PARAMETERS}
         self._reading |= {
             "timer": TimerNoop(),
@@ -106,19 +115,28 @@ class Prototype:
             "timeout_ceil_threshold": session.connector._timeout_ceil_threshold,
         }
 
-    def copy(self, session: aiohttp.ClientSession, url: URL) -> aiohttp.ClientRequest:
-        """A request for an address of the same origin."""
+    def copy(self, session: aiohttp.ClientSession, url: URL, options: dict[str, Any]) -> aiohttp.ClientRequest:
+        """A request for an address of the same origin, with values of its own for the same headers, and a body of its own."""
         request = object.__new__(self._kind)
+        headers = self._headers.copy()
         request.__dict__ = {
             **self._state,
             "_session": session,
-            "headers": self._headers.copy(),
+            "headers": headers,
             "original_url": url,
             "url": url.with_fragment(None) if url.raw_fragment else url,
         }
+        own = options.get("headers")
+        if own:
+            for name, value in own.items():
+                headers[name] = value
         jar = cast("Any", session._cookie_jar)
         if jar.__class__ is not aiohttp.CookieJar or jar._cookies:  # its length is counted, each time
             request.update_cookies(jar.filter_cookies(url))
+        body = _body(session, options)
+        if body is not None:
+            request.update_body_from_data(body)
+            request.update_transfer_encoding()
         return request
 
     async def send(self, request: aiohttp.ClientRequest) -> aiohttp.ClientResponse:
@@ -144,11 +162,38 @@ class Prototype:
         return response
 
 
+def _body(session: aiohttp.ClientSession, options: dict[str, Any]) -> Any:
+    json = options.get("json")
+    if json is None:
+        return options.get("data")
+    to_bytes = getattr(session, "_json_serialize_bytes", None)
+    return JsonPayload(json, dumps=session._json_serialize) if to_bytes is None else aiohttp.payload.JsonBytesPayload(json, dumps=to_bytes)
+
+
+def _is_plain(options: dict[str, Any]) -> bool:
+    """Whether these options leave aiohttp nothing to find out but values."""
+    headers, data, json = options.get("headers"), options.get("data"), options.get("json")
+    return (
+        options.keys() <= _OWN
+        and (headers is None or headers.__class__ is dict)
+        and (data is None or (json is None and data.__class__ in (bytes, str)))
+    )
+
+
 # aiohttp's own, before anybody puts something else there.
 _REQUEST = aiohttp.ClientSession._request
 
-# As many methods and origins does a session remember; then it begins anew.
+# As many kinds of requests does a session remember; then it begins anew.
 _MOST = 256
+
+# The method, scheme and authority, whether there is a body, and the names of its own headers.
+_Kind: TypeAlias = "tuple[str, str, str, bool, tuple[str, ...]]"
+
+
+def kind_of(method: str, url: URL, options: dict[str, Any]) -> _Kind:
+    """What requests have in common that can be copies of one prototype."""
+    has_body = options.get("json") is not None or options.get("data") is not None
+    return method, url.scheme, url.raw_authority, has_body, tuple(options.get("headers") or ())
 
 
 class Prototypes:
@@ -161,7 +206,7 @@ class Prototypes:
     __slots__ = ("_known", "_usual")
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._known: dict[tuple[str, str, str], Prototype] = {}
+        self._known: dict[_Kind, Prototype] = {}
         # Nothing in it that is to be found out for each request.
         self._usual = (
             session._request_class is marked(aiohttp.ClientRequest)
@@ -173,27 +218,30 @@ class Prototypes:
         )
 
     def serve(self, session: aiohttp.ClientSession, options: dict[str, Any]) -> bool:
-        """Whether a request with these options is one like others of its method and origin."""
+        """Whether a request with these options is one like others of its kind."""
         return (
             self._usual
-            and (not options or (len(options) == 1 and "allow_redirects" in options))
+            and _is_plain(options)
             # Nor has anything come to the session since. (Headers tell their version.)
             and not (session._trace_configs or session._middlewares or session.closed)
             and aiohttp.ClientSession._request is _REQUEST  # and not a double, which users' tests put there
         )
 
-    def find(self, session: aiohttp.ClientSession, method: str, url: URL) -> Prototype | None:
-        """The prototype for this address, if there is one that still holds."""
-        known = self._known.get((method, url.scheme, url.raw_authority))
+    def find(self, session: aiohttp.ClientSession, kind: _Kind) -> Prototype | None:
+        """The prototype of this kind, if there is one that still holds."""
+        known = self._known.get(kind)
         return known if known is not None and known.version == _version(session) else None
 
-    def learn(self, method: str, url: URL, timeouts: aiohttp.ClientTimeout, request: aiohttp.ClientRequest) -> None:
+    def learn(self, kind: _Kind, url: URL, timeouts: aiohttp.ClientTimeout, request: aiohttp.ClientRequest) -> None:
         """Remember this request of aiohttp's."""
         if request.original_url != url or len(request.session.cookie_jar):
             return  # a user and a password were in it, or cookies are
+        headers = request.headers
+        if EXPECT in headers or any(len(headers.getall(name)) != 1 for name in kind[-1]):
+            return  # it waits for an answer before its body, or has a name in two ways of writing
         if len(self._known) >= _MOST:
             self._known.clear()
-        self._known[method, url.scheme, url.raw_authority] = Prototype(request, timeouts, _version(request.session))
+        self._known[kind] = Prototype(request, timeouts, _version(request.session))
 
 
 def _version(session: aiohttp.ClientSession) -> int:
