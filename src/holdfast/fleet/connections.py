@@ -10,6 +10,7 @@ Options behind `?`: `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile` and the other 
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ errors = _untyped.exceptions
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _PORTS = {"sentinel": 26379}
+# urlsplit does not take several hosts where one is an IPv6 address, and its complaints quote them together with the password.
+_URL = re.compile(r"(?P<scheme>[A-Za-z+]+)://(?P<netloc>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#.*)?", re.DOTALL)
 # A subscription is silent for days, and a firewall forgets it without a word.
 _OPTIONS = TcpOptions(dead_after=5.0).as_list()
 
@@ -67,23 +70,23 @@ def read_url(url: object) -> Address:
     """
     if not isinstance(url, str):
         raise TypeError(f"fleet.connect takes a URL, got {type(url).__name__}")
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES:
+    parts = _URL.fullmatch(url)
+    if parts is None or parts["scheme"].lower() not in _SCHEMES:
         raise ValueError(f"the fleet's URL must begin with one of {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
-    scheme, _, kind = parts.scheme.partition("+")
-    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    scheme, _, kind = parts["scheme"].lower().partition("+")
+    query = {name: values[0] for name, values in parse_qs(parts["query"] or "").items()}
     for name in query:
         if name != "db" and not name.startswith(("ssl_", "sentinel_")):
             raise ValueError(f"the fleet's URL has the option {name!r}; known are db, ssl_... and sentinel_...")
-    credentials, _, places = parts.netloc.rpartition("@")
+    credentials, _, places = parts["netloc"].rpartition("@")
     hosts = () if scheme == "unix" else _hosts(places, _PORTS.get(kind, 6379))
-    path = [unquote(part) for part in parts.path.split("/") if part]
+    path = [unquote(part) for part in parts["path"].split("/") if part]
     service = path.pop(0) if kind == "sentinel" and path else ""
     if kind == "sentinel" and not service:
         raise ValueError("the fleet's URL must name the Sentinels' service: redis+sentinel://host:26379/service")
     sentinel = {name.removeprefix("sentinel_"): query.pop(name) for name in tuple(query) if name.startswith("sentinel_")}
     plain = f"{scheme}://{credentials}{'@' if credentials else ''}{'' if scheme == 'unix' else 'host'}"
-    tail = parts.path if scheme == "unix" else f"/{'/'.join(path)}"
+    tail = parts["path"] if scheme == "unix" else f"/{'/'.join(path)}"
     try:
         options: dict[str, Any] = _untyped.connection.parse_url(f"{plain}{tail}?{urlencode(query)}")
     except ValueError:
