@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from typing import Protocol, cast
-from urllib.parse import urlsplit
 
 # By scheme of a URL: loaded when one is used, since they build on the clients and on libraries that are not everybody's.
 _BY_SCHEME = {
@@ -61,7 +60,7 @@ def store_for(store: object) -> Store:
         ValueError, TypeError: none is meant by it.
     """
     if isinstance(store, str):
-        scheme = urlsplit(store).scheme
+        scheme = store.partition(":")[0].lower()
         if scheme not in _BY_SCHEME:
             raise ValueError(f"lock.store must be a URL that begins with one of {', '.join(sorted(_BY_SCHEME))}, or a client, or a store")
         return cast("Store", importlib.import_module(_BY_SCHEME[scheme]).from_url(store))
