@@ -107,6 +107,8 @@ class DeadlineExceeded(HoldfastError, TimeoutError):
         what: what ran out: "deadline", "attempt timeout", "shield" or "lock".
     """
 
+    _source: Deadline | None = None  # whose time ran out, where that is of this process
+
     def __init__(
         self,
         policy: str | None = None,
@@ -122,7 +124,6 @@ class DeadlineExceeded(HoldfastError, TimeoutError):
         self.started = started
         self.attempt = attempt
         self.what = what
-        self._source: Deadline | None = None
         super().__init__(policy, budget)
 
     def __str__(self) -> str:

@@ -128,8 +128,11 @@ class Call:
         if deadline is not None and late:
             raise self._late(deadline, now)
         circuit = self._plan.circuit
-        if circuit is not None and now < circuit.open_until:  # it opened while this call waited
-            raise self._refused(circuit.refuse(now), now)
+        if circuit is not None and not circuit.is_current(self._permit):  # it changed while this call waited: ask again
+            circuit.settle(self._permit, IGNORED, now, 0.0)
+            self._permit = circuit.admit(now)
+            if not self._permit:
+                raise self._refused(circuit.refuse(now), now)
         if places is not None and not self._place:
             self._place = places.enter()
             if not self._place:
@@ -218,7 +221,8 @@ class Call:
 
     def failed(self, error: BaseException, now: float) -> float | None:
         """The attempt raised."""
-        if isinstance(error, DeadlineExceeded) and error._source is self.limit and not error.attempt:
+        limit = self.limit
+        if limit is not None and isinstance(error, DeadlineExceeded) and error._source is limit and not error.attempt:
             error.attempt = self.attempt
         try:
             verdict = self._verdict(error, now)
@@ -386,12 +390,13 @@ class Call:
 def note(error: BaseException, policy: str, text: str) -> None:
     """Add a note to `error`; an older one of the same policy is replaced, since some code raises one instance for ever."""
     lead = f"{policy}: "
-    notes = getattr(error, "__notes__", [])
-    if not isinstance(notes, list):
-        return  # somebody else's use of the name; adding to it would raise
-    if notes:
-        notes[:] = [line for line in notes if not line.startswith(f"{lead}gave up")]
-    error.add_note(lead + text)
+    try:
+        notes = getattr(error, "__notes__", None)
+        if notes:
+            notes[:] = [line for line in notes if not line.startswith(f"{lead}gave up")]
+        error.add_note(lead + text)
+    except Exception:
+        return  # it is frozen, or uses the name for something else; it is to be raised as it is
 
 
 def refuse(circuit: Circuit, now: float) -> Rejected:

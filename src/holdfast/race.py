@@ -6,7 +6,7 @@ from typing import cast
 
 from holdfast import events
 from holdfast.deadlines import Deadline
-from holdfast.errors import DeadlineExceeded
+from holdfast.errors import DeadlineExceeded, Rejected
 from holdfast.plan import Plan
 from holdfast.policies.fallback import Fallback
 from holdfast.policies.hedge import Hedge, Patience
@@ -34,7 +34,7 @@ class Race:
         alone: whether doing it twice would do harm: no rival is started.
     """
 
-    __slots__ = ("_last", "_plan", "_started", "deadline", "running")
+    __slots__ = ("_last", "_plan", "_started", "_uncounted", "deadline", "running")
 
     def __init__(self, plan: Plan, now: float, outer: Deadline | None, alone: bool = False) -> None:
         budget = plan.deadline
@@ -47,9 +47,8 @@ class Race:
         self._plan = plan
         self._started = 1 + (cast("Hedge", plan.hedge).extra if alone else 0)
         self._last = now  # when the last attempt began, or was refused by the budget
+        self._uncounted = plan.budget
         self.running = 1
-        if plan.budget is not None:
-            plan.budget.ledger.deposit(now)
 
     def patience(self, now: float) -> float | None:
         """Seconds to wait for the running attempts before asking for a rival; None to wait for as long as they take."""
@@ -63,6 +62,7 @@ class Race:
 
     def rival(self, now: float) -> bool:
         """Whether to start one now. The budget's answer is final: it is asked once per rival."""
+        self._count(now)
         self._started += 1
         waited, self._last = now - self._last, now
         if self._plan.budget is not None and not self._plan.budget.ledger.withdraw(now):
@@ -75,10 +75,19 @@ class Race:
     def ended(self, error: BaseException | None, elapsed: float, now: float) -> bool:
         """An attempt came to its end; True when that decides the call."""
         self.running -= 1
+        if not isinstance(error, Rejected):
+            self._count(now)
         if error is None:
             cast("Patience", self._plan.patience).learn(elapsed, now)
         return error is None or not isinstance(error, Exception) or self.running == 0
 
     def lost(self, elapsed: float, now: float) -> None:
         """An attempt was beaten. It would have taken longer still, and leaving it out would make the percentile too low."""
+        self._count(now)
         cast("Patience", self._plan.patience).learn(elapsed, now)
+
+    def _count(self, now: float) -> None:
+        # Once it is known that the call reached its first attempt: what the breaker refuses is no traffic that grants retries.
+        budget, self._uncounted = self._uncounted, None
+        if budget is not None:
+            budget.ledger.deposit(now)

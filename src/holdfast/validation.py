@@ -114,10 +114,12 @@ def number(field: str, value: object, *, low: float, low_open: bool = False) -> 
     return _in_range(field, _number(field, value, text), value, text, low=low, low_open=low_open)
 
 
-def count(field: str, value: object, *, low: int = 1) -> int:
-    """A whole number from `low` up."""
+def count(field: str, value: object, *, low: int = 1, high: int | None = None) -> int:
+    """A whole number from `low` up, to `high` where something is kept for each."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ValueError(f"{field} must be a whole number >= {low}, got {value!r}")
+    if high is not None and value > high:
+        raise ValueError(f"{field} must be <= {high}, got {value!r}")
     return value
 
 

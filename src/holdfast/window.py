@@ -13,6 +13,9 @@ from itertools import count
 
 SLICES = 60
 
+# Of a slice, in seconds: shorter ones than a clock can tell apart would only overflow.
+_SHORTEST = 1e-9
+
 
 class Window:
     """Counts of a few kinds of things over the last `span` seconds.
@@ -38,7 +41,7 @@ class Window:
     def __init__(self, span: float, kinds: int) -> None:
         self.span = span
         self._kinds = kinds
-        self._width = span / SLICES
+        self._width = max(span / SLICES, _SHORTEST)
         self.clear()
 
     def clear(self) -> None:

@@ -10,12 +10,14 @@ import pytest
 
 import holdfast
 from holdfast import (
+    Breaker,
     BreakerOpen,
     BulkheadFull,
     DeadlineExceeded,
     HoldfastError,
     LockOverrun,
     Overloaded,
+    Policy,
     RateLimited,
     Rejected,
     StoreUnavailable,
@@ -102,6 +104,17 @@ def test_the_defaults_of_a_deadline_error_claim_nothing():
         "deadline",
     )
     assert error._source is None
+
+
+def test_an_error_of_somebody_elses_deadline_is_not_told_our_attempt():
+    theirs = pickle.loads(pickle.dumps(DeadlineExceeded("stock", 1.0, 1.5, True)))
+
+    def asks_another_process():
+        raise theirs
+
+    with pytest.raises(DeadlineExceeded):
+        Policy("billing", breaker=Breaker()).call(asks_another_process)
+    assert theirs.attempt == 0
 
 
 def test_an_overrun_says_how_long_it_ran_outside():

@@ -8,10 +8,11 @@ import gc
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from attacks import in_threads
+from attacks import fail, in_threads
 
 import holdfast
 from holdfast import Backoff, Breaker, Bulkhead, BulkheadFull, Fallback, Hedge, Policy, Retry
@@ -253,6 +254,19 @@ def test_strange_notes_of_an_exception_do_not_hide_it() -> None:
 
     with pytest.raises(Strange):
         full().call(raising)
+
+
+@dataclass(frozen=True)
+class Frozen(ConnectionError):
+    code: int
+
+
+def test_an_exception_that_takes_no_note_is_raised_itself() -> None:
+    error = Frozen(7)
+    for guarded in (full()(lambda: fail(error)), Policy("light", retry=Retry(attempts=1))(lambda: fail(error))):
+        with pytest.raises(Frozen) as caught:
+            guarded()
+        assert caught.value is error
 
 
 def test_a_finaliser_that_the_collector_runs_in_the_middle_of_us_may_call_the_same_policy() -> None:

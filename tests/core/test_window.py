@@ -111,6 +111,15 @@ def test_it_does_not_forget_everything_at_an_edge():
     assert window.totals(119.0) == [0]
 
 
+@pytest.mark.parametrize("span", [5e-324, 1e-300, 1e-9, 1e308])
+def test_a_window_may_be_of_any_length(span):
+    window = Window(span, kinds=1)
+    for now in (0.0, 1e9):
+        window.turn(now)
+        window.bump[0]()
+        assert window.totals(now)[-1] >= 1
+
+
 def test_the_next_turn_is_at_the_end_of_the_slice():
     window = Window(60.0, 1)
     assert window.turns_at == -math.inf

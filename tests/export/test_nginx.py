@@ -72,6 +72,8 @@ POLICIES = {
     ),
     "a hedge": lambda: Policy("billing", deadline=1.0, attempt_timeout=0.5, hedge=Hedge(after=0.1), breaker=Breaker()),
     "a name with everything": lambda: Policy('a "b" {c};\nserver { }\r\n# ${d} é', deadline=1.0, retry=Retry()),
+    "many attempts": lambda: Policy("billing", deadline=1.0, retry=Retry(attempts=100)),
+    "a breaker for ever": lambda: Policy("billing", deadline=1.0, breaker=Breaker(consecutive=10**30, open_for=1e99, open_for_max=1e99)),
     "very short and very long": lambda: Policy("billing", deadline=10_000_000, attempt_timeout=0.0001, retry=Retry()),
 }
 
@@ -253,6 +255,8 @@ def test_what_nginx_cannot_do_is_said():
         (Policy("billing"), {}, ValueError, "policy 'billing' has no deadline"),
         (Policy("billing", attempt_timeout=1.0, retry=Retry()), {}, ValueError, "policy 'billing' has no deadline"),
         ("billing", {}, TypeError, "nginx is configured from a Policy, got 'billing'"),
+        (billing(deadline=1e12), {}, ValueError, "nginx takes a deadline of at most 1e\\+09, got 1e\\+12"),
+        (billing(retry=Retry(attempts=101)), {}, ValueError, "nginx takes a retry.attempts of at most 100, got 101"),
         (billing(), {"upstreams": {"a b": ["h:1"]}}, ValueError, "upstream names are letters"),
         (billing(), {"upstreams": {"a;": ["h:1"]}}, ValueError, "upstream names are letters"),
         (billing(), {"upstreams": {"a\n": ["h:1"]}}, ValueError, "upstream names are letters"),

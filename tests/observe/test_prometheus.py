@@ -293,6 +293,11 @@ def test_a_long_name_is_cut(registry):
     assert len(label) == 120
 
 
+def test_a_name_that_cannot_be_encoded_does_not_fail_the_scrape(registry):
+    Policy("billing\ud800").call(int)
+    assert b'holdfast_calls_total{policy="billing\\\\ud800"} 1.0' in prometheus_client.generate_latest(registry)
+
+
 def test_only_the_chosen_policies_are_shown():
     registry = CollectorRegistry()
     billing, other = (Policy(name, bulkhead=Bulkhead(1)) for name in ("billing", "other"))

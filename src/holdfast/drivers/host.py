@@ -149,7 +149,7 @@ _opening = Lock()
 
 
 def _open(name: str) -> _File:
-    encoded = quote(name, safe="")
+    encoded = quote(name, safe="", errors="backslashreplace")
     if len(encoded) > _LONGEST_NAME:
         raise ValueError(f"Policy.name must be at most {_LONGEST_NAME} bytes with a bulkhead across the host, got {len(encoded)}")
     path = _folder() / f"{encoded}.bulkhead"

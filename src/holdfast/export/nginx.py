@@ -27,6 +27,10 @@ Addresses = Sequence[str]
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _ADDRESS = r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})"
+# What nginx can be told: it counts milliseconds and failures in 64 bits, and each attempt is a line of its own.
+_LONGEST = 1e9  # seconds
+_MOST_FAILURES = 10**9
+_MOST_ATTEMPTS = 100
 _REPEATED = "error timeout http_502 http_503 http_504"
 
 
@@ -51,7 +55,7 @@ def render(
         What belongs into nginx's `http` block, or without upstreams into a `location`.
 
     Raises:
-        ValueError: the policy has no deadline, or a name or an address is none.
+        ValueError: the policy has no deadline, or one or a number of attempts that nginx does not take; or a name or an address is none.
         TypeError: it is no policy.
     """
     if not isinstance(policy, Policy):
@@ -99,6 +103,9 @@ class _Rules:
         self.deadline = deadline
         self.attempt = min(deadline, plan.attempt_timeout or deadline)
         self.attempts = 1 if policy._plan.retry is None else policy._plan.retry.attempts
+        for field, value, most in (("deadline", deadline, _LONGEST), ("retry.attempts", self.attempts, _MOST_ATTEMPTS)):
+            if value > most:
+                raise ValueError(f"policy {policy.name!r}: nginx takes a {field} of at most {most:g}, got {value:g}")
         self.non_idempotent = non_idempotent and self.attempts > 1
         self.breaker = None if plan.circuit is None else plan.circuit.config
         self.variable = f"holdfast_{_word(policy.name)}"
@@ -114,7 +121,8 @@ class _Rules:
         """When a server is left out for a while."""
         if self.breaker is None or self.breaker.consecutive is None:
             return "max_fails=0"
-        return f"max_fails={self.breaker.consecutive} fail_timeout={_whole_seconds(cast('float', self.breaker.open_for))}"
+        fails = min(self.breaker.consecutive, _MOST_FAILURES)
+        return f"max_fails={fails} fail_timeout={_whole_seconds(cast('float', self.breaker.open_for))}"
 
     def directives(self, request_id: str, timeout: str | None) -> Iterator[str]:
         """What stands in a location."""
@@ -160,7 +168,8 @@ def _maps(rules: _Rules) -> str:
 
 def _upstream(rules: _Rules, name: str, addresses: Addresses) -> str:
     rounds = -(-rules.attempts // len(addresses))
-    lines = [f"upstream {name} {{", f"    zone {name} 64k;  # one count of failures for all workers"]
+    size = max(64, 2 * rounds * len(addresses))  # about 1 kB a server
+    lines = [f"upstream {name} {{", f"    zone {name} {size}k;  # one count of failures for all workers"]
     if rounds > 1:
         lines.append(f"    # Attempts go to the next entry, never to the same: there is one for each of {rules.attempts}.")
     lines += [f"    server {address} {rules.fails};" for _ in range(rounds) for address in addresses]
@@ -251,4 +260,4 @@ def _time(seconds: float) -> str:
 
 def _whole_seconds(seconds: float) -> str:
     """fail_timeout knows only these."""
-    return f"{max(1, round(seconds))}s"
+    return f"{max(1, round(min(seconds, _LONGEST)))}s"

@@ -138,4 +138,5 @@ class Names:
         with self._lock:
             if len(self._known) > self._most:
                 return self._known.get(name, OVERFLOW)
-            return self._known.setdefault(name, name[:_LONGEST])
+            # Half of a surrogate pair cannot be encoded, and one such label would fail every scrape.
+            return self._known.setdefault(name, name[:_LONGEST].encode("utf-8", "backslashreplace").decode())

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from holdfast import events
 from holdfast.outcome import FAILURE, IGNORED, Verdict
-from holdfast.policies.places import Places
+from holdfast.policies.places import MOST, Places
 from holdfast.validation import Config, Seconds, choice, config, count, positive_seconds, share, wait_seconds
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class AdaptiveLimit(Config):
         algorithm: "vegas" (by latency) or "aimd" (by failures).
         initial: the limit to begin with, between `min_limit` and `max_limit`.
         min_limit: it never goes below, >= 1.
-        max_limit: it never goes above, >= min_limit.
+        max_limit: it never goes above, >= min_limit, <= 1,000,000.
         backoff_ratio: aimd only: what a failure leaves of the limit, in (0, 1].
         slow_after: aimd only: a call that takes this many seconds or longer counts as a failure, > 0; None for none.
         smoothing: vegas only: how much of each step is taken, in (0, 1].
@@ -62,7 +62,7 @@ class AdaptiveLimit(Config):
     def __post_init__(self) -> None:
         choice("AdaptiveLimit.algorithm", self.algorithm, ("vegas", "aimd"))
         count("AdaptiveLimit.min_limit", self.min_limit)
-        count("AdaptiveLimit.max_limit", self.max_limit, low=self.min_limit)
+        count("AdaptiveLimit.max_limit", self.max_limit, low=self.min_limit, high=MOST)
         count("AdaptiveLimit.initial", self.initial, low=self.min_limit)
         if self.initial > self.max_limit:
             raise ValueError(f"AdaptiveLimit.initial must be <= max_limit ({self.max_limit}), got {self.initial}")
@@ -138,7 +138,7 @@ class Vegas:
     def sample(self, elapsed: float, running: int, failed: bool) -> None:
         """See `Algorithm.sample`."""
         self._samples += 1
-        if self._samples >= self._probe_after * self._PROBE_ROUNDS * self.limit:
+        if not failed and self._samples >= self._probe_after * self._PROBE_ROUNDS * self.limit:
             self._samples = 0
             self._probe_after = self._rng.uniform(0.5, 1.0)
             self._fastest = elapsed

@@ -11,7 +11,8 @@ what becomes of calls, refuses them while it is open, and lets a few through to 
    `max_probes` at once; the rest is refused. With a `health_check` every call asks it first, instead of the share.
 4. `probes_to_close` successful probes close it, with an empty window. One failed (or slow) probe opens it again, for twice the pause
    before, up to `open_for_max`, less up to a fifth of jitter so that a fleet does not probe in step.
-5. Each change of state starts a new generation. A result of an older one is that of another time, and changes nothing.
+5. Each change of state starts a new generation. A result of an older one is that of another time, and changes nothing. A call that was
+   admitted in an older one, and waited for its turn or place since, is asked for anew.
 6. A probe that hangs is counted among the `max_probes` until it comes back, whatever the state meanwhile; for `open_for_max` at most.
 7. A probe that says nothing (cancelled, interrupted, ignored, cut off by its caller) frees its place and counts as nothing.
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 _CALLS, _FAILURES, _SLOW = 0, 1, 2
 _NEVER, _ALWAYS = float("-inf"), float("inf")
+
+_NO_PROBE = (-1, 0.0)  # of no generation
 
 # How much of a grown pause jitter may take away.
 _JITTER = 0.2
@@ -231,7 +234,7 @@ class Circuit(Guarded):
             if permit == self._counting_permit:
                 self._judge(verdict, slow, now)
                 return
-            generation, _ = self._probes.pop(permit, (-1, 0.0))
+            generation, _ = self._probes.pop(permit, _NO_PROBE)
             if self.fleet is not None and generation >= 0:
                 self.fleet.given_back()
             if generation == self._generation:
@@ -240,6 +243,10 @@ class Circuit(Guarded):
     def is_probe(self, permit: int) -> bool:
         """Whether this permit is that of a probe."""
         return permit < 0
+
+    def is_current(self, permit: int) -> bool:
+        """Whether the state that gave this permit still lasts. A call that waited since is to ask anew where it does not."""
+        return permit == self._shut_permit or self._probes.get(permit, _NO_PROBE)[0] == self._generation
 
     # The rules. Everything below runs under the lock.
 

@@ -15,6 +15,7 @@ The property is that of Finagle's RetryBudget: over any number of calls the retr
 from __future__ import annotations
 
 from dataclasses import field
+from math import inf
 from typing import TYPE_CHECKING
 
 from holdfast.locks import Guarded
@@ -109,6 +110,8 @@ class Budget(Config):
         ratio = share("Budget.ratio", self.ratio, zero=True)
         floor = number("Budget.min_per_second", self.min_per_second, low=0.0)
         window = positive_seconds("Budget.window", self.window)
+        if floor * window == inf:
+            raise ValueError(f"Budget.min_per_second must be finite over the window of {window:g} s, got {self.min_per_second!r}")
         object.__setattr__(self, "window", window)
         object.__setattr__(self, "ledger", Ledger(ratio, floor * window, window))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 from typing import Literal
 
+from holdfast.policies.places import MOST
 from holdfast.validation import Config, Seconds, choice, config_with_first, count, wait_seconds
 
 
@@ -23,7 +24,7 @@ class Bulkhead(Config):
     """How many calls to a dependency may run at once.
 
     Args:
-        limit: places, >= 1.
+        limit: places, in [1, 1,000,000].
         queue: how many calls may wait for one, >= 0.
         wait: how long each waits at most, >= 0 seconds.
         across: "process" counts the calls of this process; "host" those of all processes of this machine (of one user, by policies of the
@@ -40,7 +41,7 @@ class Bulkhead(Config):
     across: Literal["process", "host"] = "process"
 
     def __post_init__(self) -> None:
-        count("Bulkhead.limit", self.limit)
+        count("Bulkhead.limit", self.limit, high=MOST)
         count("Bulkhead.queue", self.queue, low=0)
         object.__setattr__(self, "wait", wait_seconds("Bulkhead.wait", self.wait))
         choice("Bulkhead.across", self.across, ("process", "host"))

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterable
 
 from holdfast.locks import Guarded
 
+# Each place is a token of 8 bytes, and more calls than this at once no process makes.
+MOST = 1_000_000
+
 
 class Ticket:
     """A position in the queue; `permit` is 0 until it is served.

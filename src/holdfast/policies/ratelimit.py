@@ -20,6 +20,8 @@ from holdfast.errors import RateLimited
 from holdfast.locks import Guarded
 from holdfast.validation import Config, Seconds, config_with_first, count, number, positive_seconds, wait_seconds
 
+_MOST = 1_000_000_000  # of a burst: beyond that there is no limit to speak of, and the arithmetic would lose its seconds
+
 
 @config_with_first
 class RateLimit(Config):
@@ -28,7 +30,7 @@ class RateLimit(Config):
     Args:
         rate: calls per `per`, > 0.
         per: seconds, > 0.
-        burst: how many may start at once after a pause, >= 1.
+        burst: how many may start at once after a pause, in [1, 1,000,000,000].
         wait: how long a call may wait for its moment, >= 0 seconds.
 
     Raises:
@@ -44,9 +46,9 @@ class RateLimit(Config):
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate", number("RateLimit.rate", self.rate, low=0.0, low_open=True))
         object.__setattr__(self, "per", positive_seconds("RateLimit.per", self.per))
-        if not isfinite(cast("float", self.per) / self.rate):
-            raise ValueError(f"RateLimit.rate must be > 0 and let a call through in finite time, got {self.rate!r} per {self.per!r} s")
-        count("RateLimit.burst", self.burst)
+        count("RateLimit.burst", self.burst, high=_MOST)
+        if not isfinite(cast("float", self.per) / self.rate * self.burst):
+            raise ValueError(f"RateLimit.rate must be > 0 and let calls through in finite time, got {self.rate!r} per {self.per!r} s")
         object.__setattr__(self, "wait", wait_seconds("RateLimit.wait", self.wait))
 
     def describe(self) -> str:

@@ -172,6 +172,15 @@ def test_vegas_measures_the_fastest_time_anew_once_in_fifteen_to_thirty_rounds()
         assert 150 <= again <= 301
 
 
+def test_vegas_does_not_take_a_failure_for_the_fastest_time():
+    """A refused connection is back in no time, and would make everything after it look queued."""
+    limit = Vegas(AdaptiveLimit(initial=10, min_limit=10, max_limit=10), Random(0))
+    for _ in range(1000):
+        limit.sample(0.1, 10, False)
+        limit.sample(0.0001, 10, True)
+    assert limit._fastest == 0.1
+
+
 class Lowest(Random):
     """A source of randomness that always lands at the lower end."""
 

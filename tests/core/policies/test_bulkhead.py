@@ -337,3 +337,31 @@ def test_calls_that_queued_while_the_breaker_opened_are_refused_when_they_are_se
     outcomes = FakeClock().run(main())
     assert [type(outcome) for outcome in outcomes] == [ConnectionError, BreakerOpen, BreakerOpen, BreakerOpen]
     assert ran == 1
+
+
+def test_calls_that_queued_until_the_breaker_is_half_open_are_no_more_than_its_probes():
+    """They were admitted while it was closed; what it says when they are served is what counts."""
+    running = most = 0
+
+    async def hangs():
+        await asyncio.sleep(3.0)
+        raise ConnectionError
+
+    async def probe():
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(1.0)
+        running -= 1
+
+    async def main():
+        rules = Breaker(open_for=1.0, probe_share=1.0, max_probes=2)
+        policy = Policy("p", breaker=rules, bulkhead=Bulkhead(5, queue=20, wait=9.0))
+        calls = [asyncio.create_task(policy.acall(hangs)) for _ in range(5)]
+        calls += [asyncio.create_task(policy.acall(probe)) for _ in range(20)]
+        await asyncio.sleep(1.0)
+        policy._plan.circuit._open(1.0, "the test", 1001.0)
+        return [type(outcome) for outcome in await asyncio.gather(*calls, return_exceptions=True)]
+
+    outcomes = FakeClock().run(main())
+    assert (outcomes.count(BreakerOpen), most) == (18, 2)

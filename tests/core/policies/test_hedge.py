@@ -99,6 +99,19 @@ def test_each_hedge_comes_out_of_the_budget():
         assert policy.snapshot()["budget"] == {"calls": 4, "retries": 2, "left": 0}
 
 
+def test_what_the_breaker_refuses_earns_nothing_for_the_budget():
+    budget = Budget(ratio=1.0, min_per_second=0)
+    policy = Policy("p", hedge=Hedge(after=0.2, budget=budget), breaker=Breaker())
+    policy.breaker.force_open()
+    clock = FakeClock()
+    for _ in range(4):
+        assert isinstance(call(policy, Scripted("tax"), clock)[0], BreakerOpen)
+    policy.breaker.reset()
+    assert call(policy, Scripted("tax"), clock)[0] == "tax"
+    with clock:
+        assert policy.snapshot()["budget"] == {"calls": 1, "retries": 0, "left": 1}
+
+
 def test_a_budget_is_asked_once_for_each_rival():
     budget = Budget(ratio=0.0, min_per_second=0.2, window=10.0)
     dependency = Scripted(Step(after=9.0, result="tax"))
