@@ -64,7 +64,7 @@ class Process:
         self.circuit = None if breaker is None else Circuit(breaker, "billing", rng)
         self.ledger = None if budget is None else budget.ledger
         terms = Terms(self.name, quorum, LEASE, 0.1, 5.0)
-        self.member = Member("billing", self.circuit, self.ledger, terms, rng)
+        self.member = Member("billing", 0, self.circuit, self.ledger, terms, rng)
         self.member.cut_off()
         self.reachable = True
         self.attached = False

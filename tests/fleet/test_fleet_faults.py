@@ -164,6 +164,19 @@ def test_flushed_counts_come_back_as_well() -> None:
         until(lambda: all(host.do(do.state) == "open" for host in fleet))
 
 
+def test_flushed_the_first_that_comes_back_does_not_speak_for_all() -> None:
+    with server() as redis, hosts(3, redis.url, breaker=RULE) as fleet:
+        for host in fleet:
+            host.do(do.calls, 5)
+        until(lambda: fleet[0].do(do.snapshot)["policies"]["billing"]["processes"] == 3)
+        time.sleep(1.0)  # the others have nothing to say, and say it ever more rarely
+        fleet[0].do(do.set_failing, True)
+        library.Redis.from_url(redis.url).flushall()
+        fleet[0].do(do.calls, 20)
+        time.sleep(0.5)
+        assert [host.do(do.state) for host in fleet[1:]] == ["closed", "closed"], "it is one bad host"
+
+
 def test_cut_off_each_opens_and_closes_by_itself_and_on_return_it_is_one_state() -> None:
     with server() as redis, hosts(2, redis.url, breaker=RULE) as fleet:
         one, other = fleet

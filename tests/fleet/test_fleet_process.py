@@ -21,6 +21,7 @@ import redis as library
 from fleet_hosts import hosts, server, until
 
 from holdfast import Breaker, Policy, Retry, events, fleet
+from holdfast.cli import main
 from holdfast.fleet.connections import read_url
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +121,36 @@ def test_policies_made_before_and_after_connecting_share_and_those_that_are_gone
             assert early.call(int) == late.call(int) == 0
             del late
             until(lambda: "late" not in fleet.snapshot()["policies"])
+
+
+@pytest.mark.realtime
+def test_each_call_counts_once_whatever_becomes_of_policies_and_connections() -> None:
+    """Two policies of one name, policies that are made anew all the time, and a process that leaves and joins again."""
+    with server() as redis:
+        twins = [Policy("billing", breaker=Breaker()).call, Policy("billing", breaker=Breaker()).call]
+        made = 0
+        for _ in range(2):
+            with connected(redis.url):
+                for _ in range(5):
+                    short = Policy("billing", breaker=Breaker())
+                    made += sum(1 + call(int) for call in (*twins, short.call, short.call))
+                    until(lambda wanted=made: fleet.snapshot()["policies"].get("billing", {}).get("calls") == wanted)
+                    del short
+        assert library.Redis.from_url(redis.url).zcard("{holdfast:billing}:seen") == 0, "who has left is not of the quorum"
+
+
+@pytest.mark.realtime
+def test_an_order_that_was_taken_back_meanwhile_does_not_come_again_with_who_joins_again() -> None:
+    with server() as redis:
+        policy = Policy("billing", breaker=Breaker())
+        with connected(redis.url):
+            policy.breaker.force_open()
+            client = library.Redis.from_url(redis.url)
+            until(lambda: client.hget("{holdfast:billing}:breaker", "force") == b"forced-open")
+        assert policy.breaker.state == "forced-open"
+        assert main(["fleet", "reset", "billing", "--url", redis.url]) == 0
+        with connected(redis.url):
+            until(lambda: policy.breaker.state == "closed")
 
 
 @pytest.mark.realtime

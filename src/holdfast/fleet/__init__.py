@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from typing import TypedDict
 
     from holdfast.fleet.agent import Agent
+    from holdfast.fleet.dialogue import Settings
+    from holdfast.fleet.member import Past
 
     class PolicyInFleet(TypedDict):
         """What this process knows of a policy in the fleet; counts are the fleet's, over the window."""
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["connect", "disconnect", "snapshot"]
 
 _agent: Agent | None = None
+# Which fleet this process was in last, and what it told: who joins it again does not tell it twice.
+_left: tuple[object, dict[object, Past]] = None, {}
 _lock = Lock()
 
 
@@ -77,28 +81,28 @@ def connect(
         ImportError: the extra `redis` is not installed.
     """
     global _agent
+    settings = _settings(url, interval, prefix, timeout, quorum, lease)
+    from holdfast.fleet.agent import Agent
+
+    with _lock:
+        _leave()
+        fleet, past = _left
+        _agent = Agent(settings, past if fleet == settings.fleet else {})
+        _agent.start()
+        atexit.register(disconnect)
+
+
+def _settings(url: str, interval: Seconds, prefix: str, timeout: Seconds, quorum: float, lease: Seconds | None) -> Settings:
     if not _is_prefix(prefix):
         raise ValueError(f"fleet.prefix must be a printable text that is not empty, without braces, got {prefix!r}")
     pause = positive_seconds("fleet.interval", interval)
-    from holdfast.fleet.agent import Agent, Settings
     from holdfast.fleet.connections import read_url
+    from holdfast.fleet.dialogue import Settings
 
     longest = max(2.0, 20 * pause) if lease is None else positive_seconds("fleet.lease", lease)
     if longest < 4 * pause:
         raise ValueError(f"fleet.lease must be at least 4 intervals ({4 * pause:g} s), got {lease!r}")
-    settings = Settings(
-        read_url(url),
-        prefix,
-        pause,
-        positive_seconds("fleet.timeout", timeout),
-        share("fleet.quorum", quorum),
-        longest,
-    )
-    disconnect()
-    with _lock:
-        _agent = Agent(settings)
-        _agent.start()
-        atexit.register(disconnect)
+    return Settings(read_url(url), prefix, pause, positive_seconds("fleet.timeout", timeout), share("fleet.quorum", quorum), longest)
 
 
 def _is_prefix(prefix: object) -> bool:
@@ -107,12 +111,16 @@ def _is_prefix(prefix: object) -> bool:
 
 def disconnect() -> None:
     """Leave the fleet: one last round if the server answers, then every policy is this process's own again. Doing it twice does nothing."""
-    global _agent
     with _lock:
-        agent, _agent = _agent, None
-        if agent is not None:
-            atexit.unregister(disconnect)
-            agent.close()
+        _leave()
+
+
+def _leave() -> None:
+    global _agent, _left
+    agent, _agent = _agent, None
+    if agent is not None:
+        atexit.unregister(disconnect)
+        _left = agent.settings.fleet, agent.close()
 
 
 def snapshot() -> FleetSnapshot:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from holdfast.fleet.redis import RedisStore
@@ -52,9 +52,10 @@ def run(given: Namespace) -> int:
 
 
 def _act(store: RedisStore, given: Namespace) -> None:
-    for policy in given.policy:
-        if given.action != "status":
-            store.force(policy, _ORDERS[given.action])
+    for policy in given.policy if given.action != "status" else ():
+        if not store.status(policy).get("known"):
+            _complain(f"no process has told of a policy {policy!r} yet; the order holds for those that come")
+        store.force(policy, _ORDERS[given.action])
     rows = [(policy, store.status(policy)) for policy in given.policy or store.policies()]
     if not rows:
         _print("no policy is known here")
@@ -66,7 +67,8 @@ def _act(store: RedisStore, given: Namespace) -> None:
 def _line(status: dict[str, Any]) -> str:
     if not status.get("known"):
         return "not known"
-    window = f"{status['processes']} processes, {status['calls']} calls, {status['failures']} failed, {status['slow']} slow"
+    alone = f" ({status['shut']} open by itself)" if status["shut"] else ""
+    window = f"{status['processes']} processes{alone}, {status['calls']} calls, {status['failures']} failed, {status['slow']} slow"
     retries = f", {status['retries']} retries of {status['requests']}" if status["requests"] else ""
     return f"{_state(status):13}  {window}{retries}"
 
@@ -79,10 +81,10 @@ def _state(status: dict[str, Any]) -> str:
     return str(status["state"])
 
 
-def _print(line: str) -> None:
-    sys.stdout.write("".join(letter if letter.isprintable() else "?" for letter in line) + "\n")
+def _print(line: str, to: TextIO | None = None) -> None:
+    (to or sys.stdout).write("".join(letter if letter.isprintable() else "?" for letter in line) + "\n")
 
 
 def _complain(text: str) -> int:
-    sys.stderr.write(f"holdfast fleet: {text}\n")
+    _print(f"holdfast fleet: {text}", sys.stderr)
     return 1

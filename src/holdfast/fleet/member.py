@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from operator import le
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -29,26 +30,46 @@ _NOTHING: Report = Report([0, 0, 0], [0, 0, 0], False, False, 0, 0, 0, (0, 0), (
 _NO_ACCOUNT: Account = Account([0, 0], [0, 0], 0, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a process had told of a policy, and knew of it, before a fork, or when it left the same fleet.
+
+    Args:
+        known: of the fleet.
+        calls: what the breaker had counted, of each kind.
+        requests: what the budget had counted.
+    """
+
+    known: FleetState
+    calls: tuple[int, ...] = (0, 0, 0)
+    requests: tuple[int, ...] = (0, 0)
+
+
+NO_PAST = Past(FleetState())
+
+
 class Member:
     """A policy in the fleet.
 
     Args:
         name: the policy's.
+        number: of the member in its process, which may have several policies of one name, and one after the other.
         circuit: its breaker, where it has one.
         ledger: its budget, where it has one.
         terms: those of the process.
         rng: for jitter.
-        known: in the child of a fork, what its parent knew of the fleet.
+        past: what is known and told already.
     """
 
     def __init__(
-        self, name: str, circuit: Circuit | None, ledger: Ledger | None, terms: Terms, rng: Random, known: FleetState | None = None
+        self, name: str, number: int, circuit: Circuit | None, ledger: Ledger | None, terms: Terms, rng: Random, past: Past = NO_PAST
     ) -> None:
         self.name = name
+        self._id = f"{terms.process}:{number}"
         # Weak: a policy lives as long as its program has it, and not for the fleet's sake.
         self._circuit = None if circuit is None else weakref.ref(circuit)
         self._ledger = None if ledger is None else weakref.ref(ledger)
-        self.known = known or FleetState()
+        self.known = FleetState()
         self.seen: Answer | None = None  # the last answer
         self._terms = terms
         self._rng = rng
@@ -57,6 +78,7 @@ class Member:
         self._saying: object = None
         self._back = 0
         self._leaving = False
+        self._peers, self._fewer_since = 1, math.inf  # how many processes there are, and since when fewer were heard of
         self._next = -math.inf  # when it asks, though it has nothing to say
         self._idle = terms.interval
         self._had = 0  # leases at the last round
@@ -66,18 +88,22 @@ class Member:
         self._purse_left = 1
         self._order_since = math.inf
         if circuit is not None:
-            self.membership = Membership(circuit.config.max_probes)
-            state = circuit.state(0.0)
-            if state in _FORCED and known is None:
-                self.membership.command = state  # somebody forced it before the process joined
-            if known is not None:
-                open_ = state in (State.OPEN, State.HALF_OPEN) and known.state == "open"
-                with circuit._lock:
-                    self.membership.part(known.generation if open_ else 0, circuit._window.counted())
-            circuit.fleet = self.membership
+            self._join(circuit, past)
         if ledger is not None:
-            self.purse = Purse(ledger, [0, 0] if known is None else ledger._window.counted())
-            ledger.fleet = self.purse
+            with ledger._lock:
+                self.purse = ledger.fleet = Purse(ledger, _told(past.requests, ledger._window.counted()))
+
+    def _join(self, circuit: Circuit, past: Past) -> None:
+        self.membership = Membership(circuit.config.max_probes)
+        with circuit._lock:
+            state, known = circuit.state(0.0), past.known
+            if known.force in ("none", state.value):
+                self.known = known
+            if state in _FORCED and known.force != state.value:
+                self.membership.command = state  # somebody forced it before the process joined
+            open_ = state in (State.OPEN, State.HALF_OPEN) and known.state == "open"
+            self.membership.part(known.generation if open_ else 0, _told(past.calls, circuit._window.counted()))
+            circuit.fleet = self.membership
 
     @property
     def circuit(self) -> Circuit | None:
@@ -102,16 +128,18 @@ class Member:
         told = self._report(now)
         paid = self._pay(now)
         saying = (told.ever, told.window[0] > 0, self._bad(told), told.shut, told.passed_in, told.failed_in, told.closed_in, paid.ever)
-        busy = told.held or self._had or told.asked or paid.refused or self._back
+        busy = told.held or self._had or told.asked or paid.refused or self._back or self._leaving
         if not (busy or hinted or returning or saying != self._said or now >= self._next):
             return None
         self._saying = saying
         self._rounds += 1
         return {
             "policy": self.name,
-            "member": self._terms.process,
+            "member": self._id,
             "sweep": int(self._rounds % _SWEEP == 0),
             "check": int(returning),
+            "leaving": int(self._leaving),
+            "peers": self._peers,
             **self._known(now),
             **self._counts(told, paid),
             **self._probing(told),
@@ -225,6 +253,7 @@ class Member:
         self._said, self.seen = self._saying, answer
         self._idle = min(self._terms.idle, 2 * (self._idle if quiet else self._terms.interval))
         self._next = now + self._idle
+        self._count_peers(answer.processes, now)
         circuit, ledger = self.circuit, self.ledger
         if circuit is not None and answer.state is not None:
             self._follow(circuit, answer.state)
@@ -234,6 +263,12 @@ class Member:
             self._had = answer.probes
         if ledger is not None and answer.budget is not None:
             self._take(ledger, answer.budget, asked)
+
+    def _count_peers(self, heard: int, now: float) -> None:
+        # A store that forgot the fleet hears of it again process by process: fewer are believed when all had the time to come back.
+        self._fewer_since = math.inf if heard >= self._peers else min(self._fewer_since, now)
+        if heard > self._peers or now - self._fewer_since >= 2 * self._terms.idle:
+            self._peers, self._fewer_since = max(1, heard), math.inf
 
     def _follow(self, circuit: Circuit, state: FleetState) -> None:
         # Orders and states are each taken where they are later than what is known: answers may come late, from a store that forgot.
@@ -294,28 +329,52 @@ class Member:
 
     def cut_off(self) -> None:
         """The store cannot be asked: the process goes on with its own counts, and its part of what the fleet had."""
-        processes = 1 if self.seen is None else max(1, self.seen.processes)
         circuit, ledger = self.circuit, self.ledger
         if circuit is not None:
             with circuit._lock:
-                self.membership.lent = max(1, circuit.config.max_probes // processes)
+                self.membership.lent = max(1, circuit.config.max_probes // self._peers)
                 self.membership.lent_until = math.inf
         if ledger is not None:
             with ledger._lock:
                 self.purse.cut_off = True
                 self.purse.lent = 0
-                self.purse.floor_part = 1.0 / processes
+                self.purse.floor_part = 1.0 / self._peers
 
     def farewell(self) -> None:
         """The next round is the last one, and gives back what was lent."""
         self._leaving = True
 
-    def leave(self) -> None:
-        """The process leaves the fleet: breaker and budget are its own again, in the state in which they are."""
+    def past(self) -> Past:
+        """What is known and told, for the child of a fork."""
         circuit, ledger = self.circuit, self.ledger
+        calls: list[int] = []
+        requests: list[int] = []
+        if circuit is not None:
+            with circuit._lock:
+                calls = circuit._window.counted()
+        if ledger is not None:
+            with ledger._lock:
+                requests = ledger._window.counted()
+        return Past(self.known, tuple(calls), tuple(requests))
+
+    def leave(self) -> Past:
+        """The process leaves the fleet: breaker and budget are its own again, in the state in which they are.
+
+        Returns:
+            What is told already, and the order that holds, should it join again.
+        """
+        past, circuit, ledger = self.past(), self.circuit, self.ledger
+        self._circuit = self._ledger = None
         if circuit is not None:
             with circuit._lock:
                 circuit.fleet = None
         if ledger is not None:
             with ledger._lock:
                 ledger.fleet = None
+        return replace(past, known=FleetState(force=self.known.force, stamp=self.known.stamp))
+
+
+def _told(before: tuple[int, ...], counted: list[int]) -> list[int]:
+    """What of these counts was told before; nothing where they were cleared since."""
+    is_same = len(before) == len(counted) and all(map(le, before, counted))
+    return list(before) if is_same else [0] * len(counted)

@@ -74,7 +74,7 @@ class Membership:
         self._ever = [0, 0, 0]
 
     def part(self, followed: int, counted: list[int]) -> None:
-        """In the child of a fork: what was counted before is its parent's, and its state that of the fleet."""
+        """Join with a past: what was counted before is told already, and the state is that of the fleet's generation `followed`."""
         self.followed = followed
         self._ever = [-before for before in counted]
 

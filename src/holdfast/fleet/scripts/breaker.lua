@@ -73,7 +73,7 @@ end
 
 -- Take what the process knows where it is later than what is stored; whether the store had forgotten it.
 local function merge(breaker, ask, was_there)
-  local forgotten = not was_there and (ask.generation > 1 or ask.stamp > 0)
+  local forgotten = not was_there and (ask.generation > 0 or ask.stamp > 0)
   if ask.generation > breaker.generation and ask.generation <= now + YEAR then
     breaker.generation, breaker.state, breaker.pause, breaker.why = ask.generation, ask.state, ask.pause, ask.why
     breaker.ends = ask.state == 'open' and now + ask.left or 0

@@ -40,7 +40,15 @@ local function say(ask, last, traffic, span)
   end
 end
 
--- Processes that have seen no traffic for a window are not of the quorum any more.
+-- A process that leaves is not of the quorum from now on. What it counted stays.
+local function part(member)
+  redis.call('HDEL', keys.members, member)
+  for _, key in ipairs({keys.seen, keys.bad, keys.shut}) do
+    redis.call('ZREM', key, member)
+  end
+end
+
+-- Neither are processes that have seen no traffic for a window.
 local function retire(span)
   local before = plain(now - span)
   local gone = redis.call('ZRANGEBYSCORE', keys.seen, '-inf', before, 'LIMIT', 0, 100)
@@ -74,7 +82,7 @@ local function breaker_round(ask, last, answer)
     vote(keys.shut, ask.member, ask.shut > 0, last and last.shut > 0)
     if ask.bad > 0 or ask.shut > 0 then
       retire(rule.span)
-      local why = reason_to_open(rule, keys, counts.sums)
+      local why = reason_to_open(rule, keys, counts.sums, ask.peers)
       if why then
         move(breaker, 'open', rule.open_for, why)
       end
@@ -118,7 +126,11 @@ local function round(ask)
   local span = math.max(ask.rule and ask.rule.span or 0, ask.terms and ask.terms.span or 0)
   local requests = since(last, 'requests', ask)
   local traffic = requests > 0 or since(last, 'calls', ask) > 0
-  say(ask, last, traffic, span)
+  if ask.leaving > 0 then
+    part(ask.member)
+  else
+    say(ask, last, traffic, span)
+  end
   answer.processes = redis.call('ZCARD', keys.seen)
   if ask.terms then
     answer.budget = spend(ask, last, requests, keys.budget, answer.processes)

@@ -5,9 +5,10 @@ local function enough(quorum, all)
   return math.max(1, math.min(all, math.floor(quorum * all + 1e-9) + 1))
 end
 
--- One bad host has only its own word: besides the totals it takes a share of the processes that saw traffic.
-local function reason_to_open(rule, keys, sums)
-  local quorum = enough(rule.quorum, redis.call('ZCARD', keys.seen))
+-- One bad host has only its own word: besides the totals it takes a share of the processes that saw traffic. A store that forgot the
+-- fleet has heard of few of them yet; `peers` is how many the process knows of.
+local function reason_to_open(rule, keys, sums, peers)
+  local quorum = enough(rule.quorum, math.max(redis.call('ZCARD', keys.seen), peers))
   if rule.rows and redis.call('ZCARD', keys.shut) >= quorum then
     return 'rows'
   end
