@@ -97,6 +97,7 @@ def _play(given: Namespace) -> int:
     with terminal.Progress() as progress, Folder("replay") as folder:
         # What processes of a machine share: another replay at the same time must not be counted in.
         os.environ["HOLDFAST_RUN_DIR"] = os.environ["HOLDFAST_WORKERS_DIR"] = str(folder)
+        machine = _machine()
         for number in sorted(set(given.incidents)) or incidents.numbers():
             _one(number, given.seed, scale, folder, progress, played, skipped)
     replay = Replay(
@@ -105,7 +106,7 @@ def _play(given: Namespace) -> int:
         incidents=played,
         started=started,
         took=round(time.monotonic() - began, 1),
-        machine=_machine(),
+        machine=machine,
         skipped=skipped,
     )
     terminal.claims(replay)
@@ -146,8 +147,10 @@ def _write(replay: Replay, given: Namespace) -> None:
 
 
 def _machine() -> dict[str, str]:
+    """What it runs on; before the first incident, since a busy machine is the first thing to look at where a claim did not hold."""
     return {
         "cores": str(os.cpu_count()),
+        "load before": f"{os.getloadavg()[0]:.1f}",
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
     }

@@ -30,6 +30,21 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """What an incident comes down to: one figure without holdfast and with it, in words with units.
+
+    Args:
+        what: "delay of the receipt".
+        unprotected: "13.2 s".
+        protected: "1.0 s".
+    """
+
+    what: str
+    unprotected: str
+    protected: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
     """A part that this machine cannot run, and why, with what to do about it."""
 
@@ -98,6 +113,7 @@ class Incident:
         claims: of all runs; the unprotected run has its own (it must show the incident).
         difference: the application's unified diff from unprotected to protected.
         skipped: what could not run.
+        headlines: what to read first; two or three.
     """
 
     number: int = field(metadata={"key": "id"})
@@ -108,6 +124,7 @@ class Incident:
     claims: Sequence[Claim]
     difference: str = ""
     skipped: Sequence[Skipped] = ()
+    headlines: Sequence[Headline] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +167,7 @@ class Replay:
                 {
                     "id": one.number,
                     "title": one.title,
+                    "headlines": [asdict(line) for line in one.headlines],
                     "runs": {name: dict(figures) for name, figures in one.runs.items()},
                     "claims": [asdict(claim) for claim in one.claims],
                     "skipped": [asdict(part) for part in one.skipped],

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable
 
-from holdfast.replay.results import Chart, Claim, Incident, Mark, Replay, Series, Skipped
+from holdfast.replay.results import Chart, Claim, Headline, Incident, Mark, Replay, Series, Skipped
 
 # What a page must show as it is: markup, an entity, quotes, a template's braces, an escape sequence, half of a surrogate pair, an emoji.
 HOSTILE = "<script>alert(1)</script> &amp; \"quotes\" 'single' {{ 7 * 7 }} \x1b[31m \ud800 \U0001f600"
@@ -89,6 +89,7 @@ def usual(dice: random.Random) -> Incident:
         claims=claims,
         difference=difference,
         skipped=[Skipped(part="memory limits", reason="need root")],
+        headlines=[Headline(what="p99 of partners", unprotected="4,210 ms", protected="19 ms")],
     )
 
 
@@ -159,6 +160,7 @@ def hostile(dice: random.Random) -> Incident:
         runs={"nothing": {"p99_ms": None, "calls": 3}, "timeouts": {"p99_ms": math.nan}, LONG: {HOSTILE: HOSTILE}},
         charts=charts,
         claims=[Claim(text=HOSTILE, bar=HOSTILE, measured="x" * 120, held=True)],
+        headlines=[Headline(what=HOSTILE, unprotected=HOSTILE, protected="never heard of")],
         difference=f"--- a\n+++ b\n@@ -1 +1 @@\n-{HOSTILE}\n+{'y' * 300}",
     )
 

@@ -20,7 +20,7 @@ from holdfast.replay.figures import Points, between, over_time, per_minute, perc
 from holdfast.replay.load import Flow, Load, Sample
 from holdfast.replay.parts.gunicorn import Gunicorn
 from holdfast.replay.parts.postgres import PostgresServer, postgres_server
-from holdfast.replay.results import Chart, Claim, Figure, Incident, Mark, Series
+from holdfast.replay.results import Chart, Claim, Figure, Headline, Incident, Mark, Series
 from holdfast.replay.stage import Stage, difference
 from holdfast.replay.watch import Watch
 from holdfast.servers import workers
@@ -109,7 +109,20 @@ def play(stage: Stage) -> Incident:
         charts=_charts(stage, runs),
         claims=[*_shown(stage, runs["unprotected"]), *_kept(stage, runs["protected"])],
         difference=difference("store"),
+        headlines=_headlines(stage, runs),
     )
+
+
+def _headlines(stage: Stage, runs: dict[str, Run]) -> list[Headline]:
+    _, storm = _phases(stage)
+    served = {name: f"{_good(run, *storm):.0%}" for name, run in runs.items()}
+    abandoned = {name: f"{_abandoned(stage, run):.0%}" for name, run in runs.items()}
+    still_open = {name: str(run.open_transactions) for name, run in runs.items()}
+    return [
+        Headline(what="worker time spent on clients who have left", **abandoned),
+        Headline(what="other users' requests served in time", **served),
+        Headline(what="transactions still open when all have left", **still_open),
+    ]
 
 
 def _tables(database: PostgresServer) -> None:

@@ -29,7 +29,7 @@ from holdfast.replay.metrics import Metrics
 from holdfast.replay.parts.container import Container, MemoryLimit, Started
 from holdfast.replay.parts.gunicorn import Gunicorn
 from holdfast.replay.parts.postgres import PostgresServer, postgres_server
-from holdfast.replay.results import Chart, Claim, Figure, Incident, Mark, Series
+from holdfast.replay.results import Chart, Claim, Figure, Headline, Incident, Mark, Series
 from holdfast.replay.stage import Stage, difference
 from holdfast.replay.watch import Watch
 
@@ -135,7 +135,23 @@ def play(stage: Stage) -> Incident:
         charts=_charts(runs),
         claims=[*_shown(runs["unprotected"]), *_kept(runs)],
         difference=difference("checkout") + difference("billing"),
+        headlines=_headlines(runs),
     )
+
+
+def _headlines(runs: dict[str, Run]) -> list[Headline]:
+    recovery = {name: _said(run.recovery) for name, run in runs.items()}
+    kills = {name: str(run.kills) for name, run in runs.items()}
+    vain = {name: f"{run.in_vain() / (run.down_until - CRASH_AT):.1f} per second" for name, run in runs.items()}
+    return [
+        Headline(what="time from the restart until checkouts succeed again", **recovery),
+        Headline(what="times that billing is killed for its memory", **kills),
+        Headline(what="calls in vain while it is down", **vain),
+    ]
+
+
+def _said(recovery: float | None) -> str:
+    return "never" if recovery is None else f"{recovery:.1f} s"
 
 
 def _customers(database: PostgresServer) -> None:
@@ -287,7 +303,7 @@ def _kept(runs: dict[str, Run]) -> list[Claim]:
         Claim(
             text="Protected: billing recovers after its restart, with the crowd before it",
             bar=f"within {RECOVERED_WITHIN:g} s, and never killed for its memory",
-            measured=f"{'never' if recovery is None else f'{recovery:.1f} s'}, killed {run.kills} times",
+            measured=f"{_said(recovery)}, killed {run.kills} times",
             held=recovery is not None and recovery <= RECOVERED_WITHIN and not run.kills,
         ),
         Claim(
@@ -311,63 +327,66 @@ def _kept(runs: dict[str, Run]) -> list[Claim]:
     ]
 
 
-def _charts(runs: dict[str, Run]) -> list[Chart]:
-    marks = [Mark(at=CROWD_FROM, label="the crowd comes"), Mark(at=CRASH_AT, label="billing is killed")]
+# Charts.
 
-    def each(points: Callable[[Run], Points], name: str) -> list[Series]:
-        return [Series(name=name, run=run, points=points(one)) for run, one in runs.items()]
-
-    def succeeded(run: Run) -> Points:
-        return per_minute((one.at for one in run.samples if one.good and one.at + one.latency < run.end), _STRETCH, run.end - _TAIL)
-
-    return [
-        Chart(
-            title="Memory of billing",
-            unit="MB",
-            kind="line",
-            series=[
-                *each(lambda run: run.watch.series("memory"), "all its processes"),
-                Series(name="limit", run="", points=[(0.0, MEMORY / _MEGABYTE), (max(ENDS.values()), MEMORY / _MEGABYTE)]),
-            ],
-            marks=marks,
-            note="Without holdfast every start ends at the limit. With it the rates are made once, in the master.",
-        ),
-        Chart(
-            title="Checkouts that succeed",
-            unit="per minute",
-            kind="line",
-            series=each(succeeded, "checkouts"),
-            marks=marks,
-            note="By when they were due.",
-        ),
-        Chart(
-            title="Work of the shop while billing is down",
-            unit="per second",
-            kind="bars",
-            series=[
-                Series(
-                    name="while billing is down",
-                    run=name,
-                    points=[
-                        *((what, run.count(step) / (run.down_until - CRASH_AT)) for what, step in _WORK),
-                        ("calls of billing in vain", run.in_vain() / (run.down_until - CRASH_AT)),
-                    ],
-                )
-                for name, run in runs.items()
-            ],
-            note="With holdfast a checkout is refused before all of it; a few are let through to see whether billing is back.",
-        ),
-        Chart(
-            title="The breaker, from holdfast's metrics",
-            unit="",
-            kind="band",
-            series=[Series(name="billing", run="protected", points=_changes(runs["protected"].watch.series("breaker")))],
-            marks=marks,
-        ),
-    ]
-
+_MARKS = (Mark(at=CROWD_FROM, label="the crowd comes"), Mark(at=CRASH_AT, label="billing is killed"))
 
 _WORK = (("authorizations", "authorized"), ("queries", "queried"), ("prices", "priced"))
+
+
+def _charts(runs: dict[str, Run]) -> list[Chart]:
+    return [_memory(runs), _succeeded(runs), _work(runs), _breaker(runs["protected"])]
+
+
+def _memory(runs: dict[str, Run]) -> Chart:
+    limit = MEMORY / _MEGABYTE
+    used = [Series(name="all its processes", run=name, points=run.watch.series("memory")) for name, run in runs.items()]
+    return Chart(
+        title="Memory of billing",
+        unit="MB",
+        kind="line",
+        series=[*used, Series(name="limit", run="", points=[(0.0, limit), (max(ENDS.values()), limit)])],
+        marks=_MARKS,
+        note="Without holdfast every start ends at the limit. With it the rates are made once, in the master.",
+    )
+
+
+def _succeeded(runs: dict[str, Run]) -> Chart:
+    def points(run: Run) -> Points:
+        return per_minute((one.at for one in run.samples if one.good and one.at + one.latency < run.end), _STRETCH, run.end - _TAIL)
+
+    return Chart(
+        title="Checkouts that succeed",
+        unit="per minute",
+        kind="line",
+        series=[Series(name="checkouts", run=name, points=points(run)) for name, run in runs.items()],
+        marks=_MARKS,
+        note="By when they were due.",
+    )
+
+
+def _work(runs: dict[str, Run]) -> Chart:
+    def points(run: Run) -> Points:
+        down = run.down_until - CRASH_AT
+        return [*((what, run.count(step) / down) for what, step in _WORK), ("calls of billing in vain", run.in_vain() / down)]
+
+    return Chart(
+        title="Work of the shop while billing is down",
+        unit="per second",
+        kind="bars",
+        series=[Series(name="while billing is down", run=name, points=points(run)) for name, run in runs.items()],
+        note="With holdfast a checkout is refused before all of it; a few are let through to see whether billing is back.",
+    )
+
+
+def _breaker(run: Run) -> Chart:
+    return Chart(
+        title="The breaker, from holdfast's metrics",
+        unit="",
+        kind="band",
+        series=[Series(name="billing", run="protected", points=_changes(run.watch.series("breaker")))],
+        marks=_MARKS,
+    )
 
 
 def _changes(points: Points) -> Points:

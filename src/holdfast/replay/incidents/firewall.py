@@ -24,7 +24,7 @@ from holdfast.replay.incidents.firewall_town import (
     kernel_schedule,
     town,
 )
-from holdfast.replay.results import Chart, Claim, Figure, Incident, Series, Skipped
+from holdfast.replay.results import Chart, Claim, Figure, Headline, Incident, Series, Skipped
 from holdfast.replay.stage import Stage, difference
 
 TITLE = "The firewall that drops silently"
@@ -67,7 +67,17 @@ def play(stage: Stage) -> Incident:
         ],
         difference=difference(f"receipts{place.kind}"),
         skipped=[Skipped(part="receipts through RabbitMQ; they go through a Redis stream", reason=place.missing)] if place.missing else [],
+        headlines=_headlines(runs),
     )
+
+
+def _headlines(runs: dict[str, Outcome]) -> list[Headline]:
+    delay = {name: _said(run.delay) for name, run in runs.items()}
+    outside = {name: f"{run.outside:.1f} s" for name, run in runs.items()}
+    return [
+        Headline(what="delay of the receipt after the firewall forgot the connection", **delay),
+        Headline(what="work outside of its lock", **outside),
+    ]
 
 
 def _figures(run: Outcome, others: dict[str, Both], name: str) -> dict[str, Figure]:

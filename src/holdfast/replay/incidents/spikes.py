@@ -9,19 +9,21 @@ configured. Who retries meets a storm as well, in which stalls come twenty times
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from holdfast.replay.figures import Points, over_time, per_minute, percentiles
 from holdfast.replay.incidents.spikes_runs import ATTEMPTS, OUTAGE, PLANS, STALLED, TIMEOUT, USUAL, WARM, Run, Stretch, run
 from holdfast.replay.load import Sample
 from holdfast.replay.parts.postgres import postgres_server
 from holdfast.replay.parts.process import Unavailable
-from holdfast.replay.results import Chart, Claim, Figure, Incident, Series, Skipped
+from holdfast.replay.results import Chart, Claim, Figure, Headline, Incident, Series, Skipped
 from holdfast.replay.stage import Stage, difference
 
 TITLE = "Spikes"
 
 PERCENTILES = (50, 99, 99.9, 99.99)
+
+_WIDTH = 5.0  # of the stretches that charts over time summarize; in the article's seconds
 
 
 def play(stage: Stage) -> Incident:
@@ -47,7 +49,21 @@ def play(stage: Stage) -> Incident:
         claims=[claim for name, one in runs.items() for claim in _CLAIMS[name](stage, one)],
         difference="\n".join(difference(app) for app in ("shop", "orders")),
         skipped=skipped,
+        headlines=_headlines(stage, runs),
     )
+
+
+def _headlines(stage: Stage, runs: Mapping[str, Run]) -> list[Headline]:
+    """What retries cost is seen where they are written by hand: the unprotected run has none."""
+    nothing, by_hand, protected = runs["unprotected"], runs["retries by hand"], runs["protected"]
+    slowest, kept = (f"{_tail(stage, one)[-1]:.0f} ms" for one in (nothing, protected))
+    twice, once = (f"{one.twice} of {one.orders}" for one in (by_hand, protected))
+    many, few = (f"{_share(one.stretches['outage']):.2f}" for one in (by_hand, protected))
+    return [
+        Headline(what="99.99th percentile among rare stalls", unprotected=slowest, protected=kept),
+        Headline(what="orders made twice, against retries by hand", unprotected=twice, protected=once),
+        Headline(what="requests per call in an outage, against retries by hand", unprotected=many, protected=few),
+    ]
 
 
 # Figures.
@@ -202,70 +218,86 @@ _CLAIMS = {
 
 
 def _charts(stage: Stage, runs: Mapping[str, Run]) -> list[Chart]:
-    width = stage.seconds(5.0)
-
-    def slowest(one: Run) -> Points:
-        stretch = one.stretches["spikes"].samples
-        end = max(sample.at for sample in stretch)
-        return over_time(((sample.at, sample.latency * 1e3) for sample in stretch), width, end, max)
-
-    def seen(one: Run) -> Points:
-        return per_minute((asked.at for asked in one.stretches["outage"].asked), width, stage.seconds(OUTAGE))
-
-    stormy = {name: one for name, one in runs.items() if "storm" in one.stretches}
-    outages = {name: one for name, one in runs.items() if "outage" in one.stretches}
-    wanted = Series(
-        name="calls", run="", points=per_minute((s.at for s in runs["protected"].stretches["outage"].samples), width, stage.seconds(OUTAGE))
-    )
     return [
-        Chart(
-            title="Latency among rare stalls",
-            unit="ms",
-            kind="bars",
-            series=[
-                Series(
-                    name="latency",
-                    run=name,
-                    points=[(f"p{percent:g}", value) for percent, value in zip(PERCENTILES, _tail(stage, one), strict=True)],
-                )
-                for name, one in runs.items()
-            ],
-            logarithmic=True,
-            note="The median is the same everywhere; the difference is in the last one of a thousand. An error counts as its latency.",
-        ),
-        Chart(
-            title="The slowest call of each moment",
-            unit="ms",
-            kind="line",
-            series=[Series(name="slowest", run=name, points=slowest(one)) for name, one in runs.items()],
-            logarithmic=True,
-            note=f"The provider's usual time is {stage.seconds(USUAL) * 1e3:.0f} ms, a stall {stage.seconds(STALLED) * 1e3:.0f} ms.",
-        ),
-        Chart(
-            title="Calls that failed among rare stalls",
-            unit="of 1000",
-            kind="bars",
-            series=[
-                Series(name="failed", run=name, points=[("calls", 1000 * sum(not s.good for s in measured) / len(measured))])
-                for name, measured in ((name, _measured(stage, one)) for name, one in runs.items())
-            ],
-        ),
-        Chart(
-            title="Orders made twice",
-            unit="orders",
-            kind="bars",
-            series=[Series(name="made twice", run=name, points=[("orders", one.twice)]) for name, one in stormy.items()],
-            note="Counted in the provider's database after the storm. A timeout says nothing about whether the order was made.",
-        ),
-        Chart(
-            title="Requests per minute that the provider sees in an outage",
-            unit="requests per minute",
-            kind="line",
-            series=[wanted, *(Series(name="seen", run=name, points=seen(one)) for name, one in outages.items())],
-            note="Seconds count from its start. With a budget retries are a share of the calls; without, four times as many.",
-        ),
+        _latency(stage, runs),
+        _slowest(stage, runs),
+        _failed(stage, runs),
+        _made_twice(runs),
+        _seen_in_the_outage(stage, runs),
         *_of_metrics(stage, runs["protected"]),
     ]
+
+
+def _latency(stage: Stage, runs: Mapping[str, Run]) -> Chart:
+    def points(one: Run) -> Points:
+        return [(f"p{percent:g}", value) for percent, value in zip(PERCENTILES, _tail(stage, one), strict=True)]
+
+    return Chart(
+        title="Latency among rare stalls",
+        unit="ms",
+        kind="bars",
+        series=[Series(name="latency", run=name, points=points(one)) for name, one in runs.items()],
+        logarithmic=True,
+        note="The median is the same everywhere; the difference is in the last one of a thousand. An error counts as its latency.",
+    )
+
+
+def _slowest(stage: Stage, runs: Mapping[str, Run]) -> Chart:
+    def points(one: Run) -> Points:
+        stretch = one.stretches["spikes"].samples
+        end = max(sample.at for sample in stretch)
+        return over_time(((sample.at, sample.latency * 1e3) for sample in stretch), stage.seconds(_WIDTH), end, max)
+
+    return Chart(
+        title="The slowest call of each moment",
+        unit="ms",
+        kind="line",
+        series=[Series(name="slowest", run=name, points=points(one)) for name, one in runs.items()],
+        logarithmic=True,
+        note=f"The provider's usual time is {stage.seconds(USUAL) * 1e3:.0f} ms, a stall {stage.seconds(STALLED) * 1e3:.0f} ms.",
+    )
+
+
+def _failed(stage: Stage, runs: Mapping[str, Run]) -> Chart:
+    def share(one: Run) -> float:
+        measured = _measured(stage, one)
+        return sum(not sample.good for sample in measured) / len(measured)
+
+    return Chart(
+        title="Calls that failed among rare stalls",
+        unit="of 1000",
+        kind="bars",
+        series=[Series(name="failed", run=name, points=[("calls", 1000 * share(one))]) for name, one in runs.items()],
+    )
+
+
+def _made_twice(runs: Mapping[str, Run]) -> Chart:
+    stormy = {name: one for name, one in runs.items() if "storm" in one.stretches}
+    return Chart(
+        title="Orders made twice",
+        unit="orders",
+        kind="bars",
+        series=[Series(name="made twice", run=name, points=[("orders", one.twice)]) for name, one in stormy.items()],
+        note="Counted in the provider's database after the storm. A timeout says nothing about whether the order was made.",
+    )
+
+
+def _seen_in_the_outage(stage: Stage, runs: Mapping[str, Run]) -> Chart:
+    outages = {name: one.stretches["outage"] for name, one in runs.items() if "outage" in one.stretches}
+
+    def line(name: str, run: str, times: Iterable[float]) -> Series:
+        return Series(name=name, run=run, points=per_minute(times, stage.seconds(_WIDTH), stage.seconds(OUTAGE)))
+
+    return Chart(
+        title="Requests per minute that the provider sees in an outage",
+        unit="requests per minute",
+        kind="line",
+        series=[
+            line("calls", "", (sample.at for sample in outages["protected"].samples)),
+            *(line("seen", name, (asked.at for asked in stretch.asked)) for name, stretch in outages.items()),
+        ],
+        note="Seconds count from its start. With a budget retries are a share of the calls; without, four times as many.",
+    )
 
 
 def _of_metrics(stage: Stage, one: Run) -> list[Chart]:

@@ -21,7 +21,7 @@ from holdfast.replay.load import Flow, Load, Sample
 from holdfast.replay.metrics import Metrics
 from holdfast.replay.parts.gunicorn import Gunicorn
 from holdfast.replay.parts.postgres import PostgresServer, postgres_server
-from holdfast.replay.results import Chart, Claim, Figure, Incident, Mark, Series
+from holdfast.replay.results import Chart, Claim, Figure, Headline, Incident, Mark, Series
 from holdfast.replay.stage import Stage, difference
 from holdfast.replay.watch import Watch
 from holdfast.servers import workers
@@ -70,7 +70,20 @@ def play(stage: Stage) -> Incident:
         charts=_charts(stage, runs),
         claims=[*_shown(stage, runs["unprotected"]), *_kept(stage, runs["protected"])],
         difference=difference("gateway"),
+        headlines=_headlines(stage, runs),
     )
+
+
+def _headlines(stage: Stage, runs: dict[str, Run]) -> list[Headline]:
+    _, slow = _phases(stage)
+    answered = {name: f"{_answered(run, 'S2S', *slow):.0%}" for name, run in runs.items()}
+    tail = {name: f"{_latency(run, 'S2S', 99, *slow):.0f} ms" for name, run in runs.items()}
+    busy = {name: f"{statistics.median(run.watch.numbers('busy', *slow)):g} of {WORKERS}" for name, run in runs.items()}
+    return [
+        Headline(what="partners' requests answered while the provider is slow", **answered),
+        Headline(what="their 99th percentile", **tail),
+        Headline(what="workers busy (median)", **busy),
+    ]
 
 
 def _partners(database: PostgresServer) -> None:

@@ -89,6 +89,7 @@ def render(replay: Replay) -> str:
         replay=replay,
         sections=[_section(one) for one in replay.incidents],
         claims=[(incident, claim) for incident in replay.incidents for claim in incident.claims],
+        failed=[(incident, claim) for incident in replay.incidents for claim in incident.claims if not claim.held],
         skipped=_skipped(replay),
         facts=_facts(replay),
         scaled=f"{numbers.in_words(1000 / replay.scale)} ms" if replay.scale else numbers.NOTHING,
@@ -153,7 +154,13 @@ def _facts(replay: Replay) -> list[tuple[str, str]]:
     scale = "1 (real time)" if replay.scale == 1 else f"times divided by {numbers.in_words(replay.scale)}"
     minutes, seconds = divmod(round(replay.took), 60)
     took = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-    return [("Date", _date(replay.started)), ("Took", took), ("Seed", str(replay.seed)), ("Scale", scale), *replay.machine.items()]
+    return [
+        ("Date", _date(replay.started)),
+        ("Took", took),
+        ("Seed", str(replay.seed)),
+        ("Scale", scale),
+        *((name.capitalize(), value) for name, value in replay.machine.items()),
+    ]
 
 
 def _date(started: str) -> str:
