@@ -83,6 +83,15 @@ class Deadline:
         error._source = source
         return error
 
+    def check(self, now: float) -> None:
+        """Raise what `over` returns."""
+        error = self.over(now)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: no ring of the two
+
     def look_at(self, now: float) -> float:
         """When to ask next whether it is over: at its end, or sooner where somebody may go."""
         return self.at if self.watch is None else min(self.at, now + LOOK)

@@ -70,6 +70,11 @@ def test_a_timer_of_the_program_goes_on_and_one_that_came_due_meanwhile_still_ri
     assert rung == [1]
 
 
+def test_an_interrupt_may_be_further_away_than_the_system_can_count() -> None:
+    with holdfast.deadline(1e300, interrupt=True), pytest.raises(DeadlineExceeded), holdfast.deadline(0.03, interrupt=True):
+        spin()
+
+
 def test_nested_interrupts_stop_their_own_blocks() -> None:
     with holdfast.deadline(10, interrupt=True):
         with pytest.raises(DeadlineExceeded) as caught, holdfast.deadline(0.03, interrupt=True):

@@ -25,6 +25,8 @@ _AGAIN = 1.0
 # How soon to look again where raising would have torn the bookkeeping of a policy, and where a shield, which may end early, is up.
 _SOON = 0.001
 _SHIELDED = 0.01
+# A timer takes no longer times than the system can count; one that rings too early is set again.
+_LONGEST = 1e9
 _PACKAGE = __name__.split(".")[0]
 
 # signal.signal without its looking for an enum's member that each handler might be: that takes longer than all the rest, and a server
@@ -107,7 +109,7 @@ def _arm(moment: float, now: float) -> tuple[float, float]:
     """Let the timer ring at this moment, 0 for never; what it was set to before."""
     global _rings_at
     _rings_at = moment
-    return signal.setitimer(signal.ITIMER_REAL, max(_SOON, moment - now) if moment else 0.0)
+    return signal.setitimer(signal.ITIMER_REAL, min(max(_SOON, moment - now), _LONGEST) if moment else 0.0)
 
 
 def _ring(_signal: int, frame: FrameType | None) -> None:

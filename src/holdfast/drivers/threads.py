@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from contextvars import Token
@@ -16,10 +15,9 @@ from holdfast.events import switch
 from holdfast.flow import Call, light_attempt_ended, refuse, rescue
 from holdfast.outcome import Reading
 from holdfast.plan import Plan, Queue, Sleep, Step
-from holdfast.race import Race, falls_back
+from holdfast.race import falls_back
 
 if TYPE_CHECKING:
-    import concurrent.futures
     from typing import Self
 
 P = ParamSpec("P")
@@ -161,9 +159,8 @@ def _sleep(call: Call, seconds: float, clock: Clock) -> None:
 
 def _go_on(limit: Deadline, now: float) -> None:
     """Raise if the client has gone; that the time is up is the flow's to say."""
-    over = limit.over(now) if now < limit.at else None
-    if over is not None:
-        raise over
+    if now < limit.at:
+        limit.check(now)
 
 
 def _do(call: Call, step: Step, clock: Clock) -> Step | None:
@@ -213,7 +210,11 @@ def _run_layered(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs
     outer = ambient.get()
     try:
         if plan.hedge is not None:
-            return _run_race(plan, outer, fn, args, kwargs, reading)
+            from holdfast.drivers import rivals
+
+            inner = cast("Plan", plan.inner)
+            once = reading is not None and not reading.harmless
+            return rivals.race(plan, outer, once, lambda: run(inner, fn, args, kwargs, reading))
         return _run(plan, fn, args, kwargs, None, reading)
     except Exception as error:
         fallback = falls_back(plan, error, outer)
@@ -223,54 +224,6 @@ def _run_layered(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs
         if answer.__class__ is CoroutineType:
             raise _refuse_coroutine(cast("Callable[..., object]", fallback.call), answer) from error
         return cast("R", answer)
-
-
-def _run_race(
-    plan: Plan,
-    outer: Deadline | None,
-    fn: Callable[..., R],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    reading: Reading | None = None,
-) -> R:
-    from concurrent.futures import FIRST_COMPLETED, wait
-
-    executor, inner = plan.hedge.executor if plan.hedge is not None else None, plan.inner
-    if executor is None or inner is None:
-        raise TypeError(f"{plan.name}: hedging a blocking call needs threads to run in; give Hedge(executor=...)")
-    clock = current.get()
-    race = Race(plan, clock.now(), outer, reading is not None and not reading.harmless)
-    began: dict[concurrent.futures.Future[R], float] = {}
-
-    def start() -> None:
-        context = contextvars.copy_context()
-        context.run(ambient.set, race.deadline)
-        began[executor.submit(lambda: context.run(run, inner, fn, args, kwargs, reading))] = clock.now()
-
-    try:
-        start()
-        while True:
-            now = clock.now()
-            patience = race.patience(now)
-            left = None if race.deadline is None else race.deadline.remaining(now)
-            done, _ = wait(began, left if patience is None else patience, FIRST_COMPLETED)
-            now = clock.now()
-            if not done:
-                if patience is None:
-                    raise cast("Deadline", race.deadline).exceeded(now)
-                if race.rival(now):
-                    start()
-                continue
-            while done:
-                ended = done.pop()
-                if race.ended(ended.exception(), now - began.pop(ended), now):
-                    return ended.result()
-    finally:
-        done = ended = None  # type: ignore[assignment]  # an error's traceback holds this frame: no ring of the two
-        now = clock.now()
-        for future, since in began.items():
-            future.cancel()
-            race.lost(now - since, now)
 
 
 class Block:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import holdfast
 from holdfast import Breaker, BreakerOpen, Budget, Bulkhead, BulkheadFull, DeadlineExceeded, Fallback, Hedge, Policy, events
+from holdfast.errors import ClientGone
 from holdfast.policies.hedge import Patience
 from holdfast.testing import FakeClock, Scripted, Step
 
@@ -237,6 +240,23 @@ def test_a_blocking_call_hedges_on_the_given_executor():
         with pytest.raises(ValueError, match="wrong"):
             policy.call(int, "wrong".join("wrong"))
         assert policy.snapshot()["limit"]["running"] == 0
+
+
+@pytest.mark.realtime
+def test_a_blocking_call_is_not_waited_for_once_its_client_has_gone():
+    class Gone:
+        def gone(self, now):
+            return now >= began + 0.05
+
+    free = threading.Event()
+    with ThreadPoolExecutor(2) as executor, holdfast.deadline(30) as block:
+        began = time.monotonic()
+        block.limit.watch = Gone()
+        policy = Policy("p", hedge=Hedge(after=20, executor=executor), bulkhead=Bulkhead(1))
+        with pytest.raises(ClientGone):
+            policy.call(free.wait)
+        assert time.monotonic() - began < 5.0
+        free.set()
 
 
 def test_a_block_has_no_rivals():
