@@ -15,7 +15,6 @@ from holdfast.fleet.connections import Address, errors, make_client
 # What to say of an error. Its own text is not told: it is the server's, or has an address in it.
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (errors.AuthenticationError, "the server does not know the user or the password"),
-    (errors.NoPermissionError, "the server does not permit it to the user"),
     (errors.ReadOnlyError, "the server is read-only"),
     (errors.OutOfMemoryError, "the server has no memory left"),
     (errors.BusyLoadingError, "the server is loading its data"),
@@ -24,18 +23,22 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "no answer in time"),
     (errors.ConnectionError, "no connection"),
     (OSError, "no connection"),
+    (errors.ClusterError, "the cluster cannot serve it now"),
     (errors.RedisClusterException, "the cluster cannot be reached"),
 )
 
 
 def reason(error: BaseException) -> str:
     """Why the store cannot be asked, in words of ours."""
+    if is_forbidden(error):
+        return "the server does not permit it to the user"
     return next((text for kind, text in _REASONS if isinstance(error, kind)), f"{type(error).__name__} from the store")
 
 
 def is_forbidden(error: BaseException) -> bool:
     """Whether the server's access list is the reason."""
-    return isinstance(error, errors.NoPermissionError)
+    in_script = isinstance(error, errors.ResponseError) and "ACL failure in script" in str(error)
+    return in_script or isinstance(error, errors.NoPermissionError)
 
 
 class RedisStore:

@@ -17,7 +17,7 @@ local function force()
   redis.call('DEL', keys.calls, keys.bad, keys.shut)
   write_breaker(keys.breaker, breaker)
   keep(keys.breaker, breaker)
-  redis.call('PUBLISH', ARGV[2], order.policy)
+  announce(order.policy)
   return cjson.encode(state_of(breaker))
 end
 

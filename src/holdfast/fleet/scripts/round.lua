@@ -58,6 +58,9 @@ local function retire(span)
   end
   redis.call('ZREMRANGEBYSCORE', keys.bad, '-inf', before)
   redis.call('ZREMRANGEBYSCORE', keys.shut, '-inf', before)
+  for _, key in ipairs({keys.seen, keys.bad, keys.shut}) do -- from before the server's clock was set back, or a stranger's
+    redis.call('ZREMRANGEBYSCORE', key, plain(now + span), '+inf')
+  end
 end
 
 local function since(last, field, ask)
@@ -104,7 +107,7 @@ local function breaker_round(ask, last, answer)
   end
   keep(keys.breaker, breaker)
   if breaker.moved then
-    redis.call('PUBLISH', ARGV[2], ask.policy)
+    announce(ask.policy)
   end
   local lent = lend(breaker, rule, ask, ask.member, keys.probes)
   answer.breaker = state_of(breaker)

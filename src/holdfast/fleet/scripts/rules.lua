@@ -64,8 +64,8 @@ local function settle(breaker, rule, ask, last)
   end
 end
 
--- Leases for probes. At most `max_probes` are out, whoever has them; one that nobody renewed has ended. A process may keep what it
--- runs, since nobody can take that back.
+-- Leases for probes. At most `max_probes` are out, whoever has them; one that nobody renewed has ended, and one from far ahead is a
+-- stranger's, or from before the server's clock was set back. A process may keep what it runs, since nobody can take that back.
 local function lend(breaker, rule, ask, member, key)
   if ask.held == 0 and ask.wanted == 0 then
     if ask.had > 0 then
@@ -76,7 +76,7 @@ local function lend(breaker, rule, ask, member, key)
   local others, stored = 0, redis.call('HGETALL', key)
   for place = 1, #stored, 2 do
     local lease = numbers(stored[place + 1], 2)
-    if not lease or lease[1] < 1 or lease[2] <= now or lease[2] > now + YEAR then
+    if not lease or lease[1] < 1 or lease[2] <= now or lease[2] > now + 10 * rule.lease then
       redis.call('HDEL', key, stored[place])
       if not lease then
         ignore('a lease')

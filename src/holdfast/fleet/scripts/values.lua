@@ -48,6 +48,11 @@ local function mend(keys)
   return found
 end
 
+-- Tell all processes that a policy's state has changed. Who may not publish does without: changes come with the next round.
+local function announce(policy)
+  redis.pcall('PUBLISH', ARGV[2], policy)
+end
+
 -- An error of a command, with the code it had (READONLY, OOM): raised again it would be one of the script.
 local function failure(outcome)
   local text = type(outcome) == 'table' and outcome.err or tostring(outcome)
