@@ -1,7 +1,8 @@
 """What a client behind a policy, and `install()` without a deadline, cost on a healthy loopback.
 
 The server is a process of its own, so that it does not share the interpreter with what is measured: an asyncio protocol that answers as
-soon as it has seen the end of the headers, with a small JSON document or with one byte. A heavier server would hide what a client costs.
+soon as it has the request, with a small JSON document or with one byte. The requests are an address and nothing else, and a POST of JSON
+with headers of its own. A heavier server would hide what a client costs.
 Beside each client its own peer: httpx-retries, aiohttp-retry, urllib3's `Retry` below requests and urllib3.
 """
 
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import httpx
@@ -34,10 +35,10 @@ from holdfast import Policy, Retry
 from measure import Effort, Figure, Timed, fastest
 from subjects import five
 
-REQUESTS = 20  # for one measurement
+REQUESTS = 100  # for one measurement: CPython specializes anew what a client shares with the one before, and few would measure that
 TASKS = 20  # that share a client, where many do
 WARM = 50
-ROUNDS = 120
+ROUNDS = 60
 BAR = 1 / 0.95
 PINGS = 200
 PING_ROUNDS = 60
@@ -54,7 +55,11 @@ class Answer(asyncio.Protocol):
     def data_received(self, data):
         self.got += data
         while b"\\r\\n\\r\\n" in self.got:
-            self.got = self.got.partition(b"\\r\\n\\r\\n")[2]
+            head, _, rest = self.got.partition(b"\\r\\n\\r\\n")
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\\r\\n")[0] or 0)
+            if len(rest) < length:
+                return
+            self.got = rest[length:]
             self.transport.write(answer % (len(body), body))
 async def main():
     server = await asyncio.get_running_loop().create_server(Answer, "127.0.0.1", 0)
@@ -76,15 +81,29 @@ with socket.create_server(("127.0.0.1", 0)) as listener:
 Gets = dict[str, Callable[[], Any]]
 
 
+class Asked(NamedTuple):
+    """What is asked, and how it is called in the table."""
+
+    title: str
+    method: str
+    options: dict[str, Any]
+
+
+OWN = {
+    "headers": {"Authorization": "Bearer 0123456789abcdef", "X-Tenant": "north"},
+    "json": {"order": 17, "lines": [{"sku": "a-1", "count": 2}], "note": "leave it at the door"},
+}
+
+
 def figures(effort: Effort) -> Iterator[Figure]:
-    for size, text in (("small JSON", JSON), ("1 byte", "x")):
+    for text, asked in ((JSON, Asked("small JSON", "GET", {})), ("x", Asked("1 byte", "GET", {})), (JSON, Asked("POST", "POST", OWN))):
         with _process(SERVER, text) as port:
             url = f"http://127.0.0.1:{port}/tax/17"
             for measure in (_httpx, _requests, _urllib3):
-                yield from measure(effort, url, size)
+                yield from measure(effort, url, asked)
             with asyncio.Runner() as runner:
                 for measure_async in (_async_httpx, _aiohttp):
-                    yield from measure_async(effort, runner, url, size)
+                    yield from measure_async(effort, runner, url, asked)
     yield _ping(effort)
 
 
@@ -99,6 +118,10 @@ def _rows(client: str, size: str, names: list[str], seconds: list[float]) -> Ite
         yield Figure(f"{client}, {size}: seconds per request behind {name} / bare", took / bare, BAR)
         yield Figure(f"{client}, {size}: the same / {names[-1]}", took / peer, 1.0)
     yield Figure(f"{client}, {size}: {names[-1]} / bare", peer / bare)
+
+
+def _asking(clients: dict[str, Any], url: str, asked: Asked) -> Gets:
+    return {name: partial(client.request, asked.method, url, **asked.options) for name, client in clients.items()}
 
 
 def _compare(effort: Effort, client: str, size: str, gets: Gets) -> Iterator[Figure]:
@@ -119,7 +142,7 @@ def _blocking(get: Callable[[], Any]) -> Timed:
     return timed
 
 
-def _httpx(effort: Effort, url: str, size: str) -> Iterator[Figure]:
+def _httpx(effort: Effort, url: str, asked: Asked) -> Iterator[Figure]:
     make = holdfast.clients.httpx.Client
     with (
         httpx.Client(timeout=10.0) as bare,
@@ -128,23 +151,23 @@ def _httpx(effort: Effort, url: str, size: str) -> Iterator[Figure]:
         httpx.Client(timeout=10.0, transport=RetryTransport()) as peer,
     ):
         clients = {"bare": bare, "the five": ours, "deadline and retry": light, "httpx-retries": peer}
-        yield from _compare(effort, "httpx", size, {name: partial(client.get, url) for name, client in clients.items()})
+        yield from _compare(effort, "httpx", asked.title, _asking(clients, url, asked))
 
 
-def _requests(effort: Effort, url: str, size: str) -> Iterator[Figure]:
+def _requests(effort: Effort, url: str, asked: Asked) -> Iterator[Figure]:
     make = holdfast.clients.requests.Session
     with requests.Session() as bare, make(policy=five()) as ours, make(policy=two()) as light, requests.Session() as peer:
         peer.mount("http://", HTTPAdapter(max_retries=urllib3.Retry(3)))
         clients = {"bare": bare, "the five": ours, "deadline and retry": light, "urllib3 Retry": peer}
-        yield from _compare(effort, "requests", size, {name: partial(client.get, url) for name, client in clients.items()})
+        yield from _compare(effort, "requests", asked.title, _asking(clients, url, asked))
 
 
-def _urllib3(effort: Effort, url: str, size: str) -> Iterator[Figure]:
+def _urllib3(effort: Effort, url: str, asked: Asked) -> Iterator[Figure]:
     make = holdfast.clients.urllib3.PoolManager
     with urllib3.PoolManager(retries=False) as bare, make(policy=five()) as ours, make(policy=two()) as light:
         peer = urllib3.PoolManager(retries=urllib3.Retry(3))
         clients = {"bare": bare, "the five": ours, "deadline and retry": light, "urllib3 Retry": peer}
-        yield from _compare(effort, "urllib3", size, {name: partial(client.request, "GET", url) for name, client in clients.items()})
+        yield from _compare(effort, "urllib3", asked.title, _asking(clients, url, asked))
         peer.clear()
 
 
@@ -159,7 +182,7 @@ def _compare_async(effort: Effort, runner: asyncio.Runner, client: str, size: st
 
 def _timed(runner: asyncio.Runner, get: Callable[[], Any], tasks: int) -> float:
     async def all_of_them() -> None:
-        await asyncio.gather(*(_many(get, REQUESTS // tasks * (1 if tasks == 1 else 5)) for _ in range(tasks)))
+        await asyncio.gather(*(_many(get, REQUESTS // tasks) for _ in range(tasks)))
 
     began = time.perf_counter()
     runner.run(all_of_them())
@@ -171,7 +194,7 @@ async def _many(get: Callable[[], Any], number: int) -> None:
         await get()
 
 
-def _async_httpx(effort: Effort, runner: asyncio.Runner, url: str, size: str) -> Iterator[Figure]:
+def _async_httpx(effort: Effort, runner: asyncio.Runner, url: str, asked: Asked) -> Iterator[Figure]:
     make = holdfast.clients.httpx.AsyncClient
     clients = {
         "bare": httpx.AsyncClient(timeout=10.0),
@@ -179,12 +202,12 @@ def _async_httpx(effort: Effort, runner: asyncio.Runner, url: str, size: str) ->
         "deadline and retry": make(policy=two()),
         "httpx-retries": httpx.AsyncClient(timeout=10.0, transport=RetryTransport()),
     }
-    yield from _compare_async(effort, runner, "async httpx", size, {name: partial(client.get, url) for name, client in clients.items()})
+    yield from _compare_async(effort, runner, "async httpx", asked.title, _asking(clients, url, asked))
     for client in clients.values():
         runner.run(client.aclose())
 
 
-def _aiohttp(effort: Effort, runner: asyncio.Runner, url: str, size: str) -> Iterator[Figure]:
+def _aiohttp(effort: Effort, runner: asyncio.Runner, url: str, asked: Asked) -> Iterator[Figure]:
     async def opened() -> dict[str, Any]:
         make = holdfast.clients.aiohttp.ClientSession
         return {
@@ -196,13 +219,13 @@ def _aiohttp(effort: Effort, runner: asyncio.Runner, url: str, size: str) -> Ite
 
     def getting(session: Any) -> Callable[[], Any]:
         async def get() -> bytes:
-            async with session.get(url) as response:
+            async with session.request(asked.method, url, **asked.options) as response:
                 return bytes(await response.read())
 
         return get
 
     sessions = runner.run(opened())
-    yield from _compare_async(effort, runner, "aiohttp", size, {name: getting(session) for name, session in sessions.items()})
+    yield from _compare_async(effort, runner, "aiohttp", asked.title, {name: getting(session) for name, session in sessions.items()})
     for session in sessions.values():
         runner.run(session.close())
 

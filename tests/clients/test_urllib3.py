@@ -221,3 +221,17 @@ def test_an_answer_that_is_preloaded_can_be_looked_at_as_ever():
         response = client.request("GET", server.url)
         assert (response.data, response.data, response.json(), response.status) == (b'{"a": 1}', b'{"a": 1}', {"a": 1}, 200)
         assert client.request("HEAD", server.url).data == b""
+
+
+def test_headers_go_out_as_urllib3_writes_them_and_none_can_be_put_into_another():
+    sent = {"X-Plain": "a: b", "X-Latin": "gr\xfc\xdfe", "X-Number": 7, "X-Empty": "", "X-Spaces": "  a  "}
+    sent["User-Agent"] = urllib3.util.SKIP_HEADER
+    refused = [{"X-A": "a\r\nX-B: b"}, {"X-A": "a\nb"}, {"X\r\n-A": "a"}, {"": "a"}, {" X": "a"}, {"X-A": urllib3.util.SKIP_HEADER}]
+    with serving() as server, manager() as http, urllib3.PoolManager() as bare:
+        for client in (bare, http):
+            assert client.request("GET", server.url, headers=sent).status == 200
+            for headers in refused:
+                with pytest.raises(ValueError):
+                    client.request("GET", server.url, headers=headers)
+        expected, got = (request.headers for request in server.requests)
+    assert {name: value for name, value in got.items() if not name.startswith("x-request-")} == expected

@@ -5,6 +5,7 @@ obey the deadline of their call for as long as they are read.
 from __future__ import annotations
 
 import io
+import re
 import socket
 import ssl
 import sys
@@ -15,6 +16,7 @@ from typing import Any, TypeAlias, cast
 import urllib3.connection
 from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NameResolutionError, NewConnectionError
 from urllib3.response import HTTPResponse
+from urllib3.util import SKIP_HEADER
 
 from holdfast import net
 from holdfast.clients.exchange import FAILURE_BODY, Exchange, finish, running, wrote
@@ -27,6 +29,8 @@ from holdfast.net.sockets import sendall_plain
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict
 
 _PIECE = 16 * 1024
+# A header with a name that RFC 9110 allows, and a value of visible ASCII.
+_LINE = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [ -~]*")
 # Timers ring a rounding early, and a socket's timeout of 0 would mean: do not wait.
 _GRAIN = 1e-3
 
@@ -61,6 +65,15 @@ class HTTPConnection(urllib3.connection.HTTPConnection):
             super()._tunnel()
         finally:
             running.reset(token)
+
+    def putheader(self, header: Any, *values: Any) -> None:
+        """See http.client, which takes apart and puts together what nearly always is one line of ASCII."""
+        if len(values) == 1 and header.__class__ is str and values[0].__class__ is str and values[0] != SKIP_HEADER:
+            line = f"{header}: {values[0]}"
+            if _LINE.fullmatch(line):
+                self._output(line.encode("ascii"))  # type: ignore[attr-defined]
+                return
+        super().putheader(header, *values)
 
     def send(self, data: Any) -> None:
         """See http.client; what is sent when the connection stands is the request."""
