@@ -17,6 +17,10 @@ def play(stage):
     mode = os.environ.get("QUICK_MODE", "held")
     if mode == "unavailable":
         raise Unavailable("there is no broker here; install it with: apt-get install broker")
+    if mode == "start failed once" and not (stage.folder.parent / "tried").exists():
+        (stage.folder.parent / "tried").touch()
+        with Process(["sh", "-c", "echo cannot bind; exit 1"], name="server", folder=stage.folder, ready=lambda: False):
+            pass
     if mode == "error":
         raise ZeroDivisionError("a fault of the replay itself")
     if mode == "long":

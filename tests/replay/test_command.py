@@ -88,9 +88,20 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, arguments, messa
 
 def test_a_place_that_cannot_be_written_is_said_before_anything_runs(tmp_path):
     (tmp_path / "file").touch()
-    done = replay("1", "--out", "file/x", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "cannot write there" in done.stderr
+    for arguments in (["--out", "file/x"], ["--out", "file"], ["--json", "."], ["--out", "/proc/1"]):
+        done = replay("1", *arguments, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "cannot write there" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_incident_whose_server_does_not_start_ends_with_its_log_and_the_others_are_played(tmp_path):
+    done = replay(mode="start failed once", cwd=tmp_path)
+    assert done.returncode == 1
+    told = json.loads((tmp_path / "replay-out" / "replay.json").read_text())
+    assert len(told["incidents"]) == 2
+    assert "cannot bind" in told["skipped"][0]["reason"]
     assert "Traceback" not in done.stderr
 
 
@@ -114,7 +125,7 @@ def test_an_interrupt_leaves_no_process_and_no_folder(tmp_path, number):
     assert "Traceback" not in stderr
     assert not Path(f"/proc/{pid}").exists()
     assert not Path(folder).parent.exists()
-    assert not (tmp_path / "replay-out" / "report.html").exists()
+    assert not (tmp_path / "replay-out").exists()
 
 
 def test_a_fault_of_the_replay_itself_is_not_hidden_and_leaves_nothing(tmp_path):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import platform
 import signal
 import sys
+import tempfile
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -60,15 +64,17 @@ def run(given: Namespace) -> int:
         0 if every claim of every incident held; 1 if one did not or an incident could not be played; 2 if nothing could begin; 130 after
         Ctrl-C or SIGTERM. Whichever it is, no process and no folder of the replay is left.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
-        for folder in {given.out, (given.json or given.out / "replay.json").parent}:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        print(f"holdfast replay: cannot write there: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return _play(given)
+        with contextlib.ExitStack() as places:
+            try:
+                for file in (given.out / "report.html", given.json or given.out / "replay.json"):
+                    places.enter_context(_place(file))
+            except OSError as error:
+                print(f"holdfast replay: cannot write there: {error}", file=sys.stderr)  # noqa: T201
+                return 2
+            return _play(given)
     except KeyboardInterrupt:
         print("holdfast replay: interrupted; nothing is left running", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
@@ -80,7 +86,30 @@ def run(given: Namespace) -> int:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the next one would come amid the ending of what runs
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _place(file: Path) -> Iterator[None]:
+    """The folder of a file that is to be written at the end, tried now; what was made of it is gone again where nothing was written.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    missing = [folder for folder in file.parents if not folder.exists()]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+        yield
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _play(given: Namespace) -> int:
@@ -118,7 +147,7 @@ def _play(given: Namespace) -> int:
 
 def _one(number: int, seed: int, scale: float, folder: Path, progress: Progress, played: list[Incident], skipped: list[Skipped]) -> None:
     from holdfast.replay import incidents
-    from holdfast.replay.parts.process import Unavailable
+    from holdfast.replay.parts.process import StartFailed, Unavailable
     from holdfast.replay.results import Skipped
     from holdfast.replay.stage import Stage
 
@@ -128,9 +157,9 @@ def _one(number: int, seed: int, scale: float, folder: Path, progress: Progress,
     own.mkdir(mode=0o755)
     try:
         incident = script.play(Stage(seed=seed, scale=scale, folder=own, tell=progress.step))
-    except Unavailable as missing:
-        skipped.append(Skipped(part=f"incident {number}: {script.TITLE}", reason=str(missing)))
-        progress.done(f"cannot run here: {missing}")
+    except (Unavailable, StartFailed) as why:
+        skipped.append(Skipped(part=f"incident {number}: {script.TITLE}", reason=str(why)))
+        progress.done(f"cannot run here: {why}" if isinstance(why, Unavailable) else f"ended early: {why}")
         return
     played.append(incident)
     held = sum(claim.held for claim in incident.claims)

@@ -70,7 +70,9 @@ def write(replay: Replay, path: Path) -> None:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(replay), encoding="utf-8")
+    half = path.with_name(path.name + ".part")
+    half.write_text(render(replay), encoding="utf-8")
+    half.rename(path)
 
 
 def render(replay: Replay) -> str:
