@@ -69,6 +69,8 @@ def test_wrong_arguments_name_field_and_range_and_nothing_is_connected(options: 
         "redis://u:secret@h?socket_timeout=1000",
         "redis://u:secret@h?ssl_cert_reqs=required&db=x",
         "redis+sentinel://u:secret@h:1",
+        "redis://u:secret@h/main",
+        "redis+sentinel://u:secret@h/main/one",
     ],
 )
 def test_a_wrong_url_is_refused_without_being_quoted(url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import traceback
 
 import pytest
 
@@ -130,6 +131,16 @@ def test_a_flushed_store_gives_it_to_another_with_a_larger_token(store, time):
 def test_bad_arguments_say_which_and_what_is_allowed(arguments, message):
     with pytest.raises(ValueError, match=message):
         holdfast.lock(**{"name": "a", "ttl": 1.0, "store": MemoryStore(), **arguments})
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://u:secret/x@h:1", "redis://u:x@h:1?socket_timeout=secret", "postgresql://u:x@h/db?secret=1", "postgresql://u:secret@[h"],
+)
+def test_a_wrong_url_is_refused_at_once_and_without_being_quoted(url):
+    with pytest.raises(ValueError, match=r"lock\.store must be a URL") as caught:
+        holdfast.lock("a", 1.0, url)
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_what_is_no_store_is_a_type_error():

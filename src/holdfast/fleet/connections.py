@@ -86,6 +86,8 @@ def read_url(url: object) -> Address:
         raise ValueError("the fleet's URL must name the Sentinels' service: redis+sentinel://host:26379/service")
     sentinel = {name.removeprefix("sentinel_"): query.pop(name) for name in tuple(query) if name.startswith("sentinel_")}
     plain = f"{scheme}://{credentials}{'@' if credentials else ''}{'' if scheme == 'unix' else 'host'}"
+    if scheme != "unix" and path and (len(path) > 1 or not path[0].isdecimal()):
+        raise ValueError("the fleet's URL must end with the number of a database, such as /0, or with its hosts")
     tail = parts["path"] if scheme == "unix" else f"/{'/'.join(path)}"
     try:
         options: dict[str, Any] = _untyped.connection.parse_url(f"{plain}{tail}?{urlencode(query)}")

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from holdfast.clients.postgres.psycopg import AsyncConnection, Connection
 from holdfast.deadlines import Deadline, ambient
@@ -28,8 +29,15 @@ _TOKEN = "SELECT nextval('holdfast_lock_token')"  # noqa: S105  (a fencing token
 
 
 def from_url(url: str) -> PostgresStore:
-    """A store in the database of this URL."""
-    return PostgresStore(url.replace("postgresql+psycopg://", "postgresql://", 1))
+    """A store in the database of this URL. What is wrong with it is said now, and without quoting it: it has a password in it."""
+    plain = url.replace("postgresql+psycopg://", "postgresql://", 1)
+    try:
+        conninfo_to_dict(plain)
+    except psycopg.ProgrammingError:
+        raise ValueError(
+            "lock.store must be a URL like postgresql://user:password@host:5432/name, special characters of a password as %XX"
+        ) from None
+    return PostgresStore(plain)
 
 
 class PostgresStore:

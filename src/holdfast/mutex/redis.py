@@ -46,8 +46,13 @@ _REMEMBERED = 86_400_000
 
 
 def from_url(url: str) -> RedisStore:
-    """A store in the server of this URL."""
-    client_from_url(url)  # what is wrong with it is said now
+    """A store in the server of this URL. What is wrong with it is said now, and without quoting it: it has a password in it."""
+    try:
+        client_from_url(url).close()
+    except ValueError:
+        raise ValueError(
+            "lock.store must be a URL like redis://user:password@host:6379/0, special characters of a password as %XX, redis-py options"
+        ) from None
     return RedisStore(lambda: client_from_url(url, dead_after=_WITHIN), lambda: async_from_url(url, dead_after=_WITHIN))
 
 
