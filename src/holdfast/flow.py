@@ -14,8 +14,10 @@ it what came of it. The three drivers (threads, asyncio and trio, virtual time) 
         if delay is None: return the result, or raise the error
         ...sleep for the delay...
 
-`plan` has what a policy is made of, and the steps; `race` what surrounds whole calls (fallback and hedge), so drivers nest them around this
-loop. Order, outermost first: fallback, deadline, retry or hedge, breaker, rate limit, limit, attempt timeout, the call.
+`plan` has what a policy is made of, and the steps; `lanes` what is asked before a call is built; `race` what surrounds whole calls
+(fallback and hedge), so drivers nest them around this loop.
+
+Order, outermost first: fallback, deadline, retry or hedge, breaker, rate limit, limit, attempt timeout, the call.
 
 Whatever way an attempt ends, what it held is given back exactly once: by `_settle`, or by `abandon` when a driver is
 interrupted between the steps.
@@ -28,7 +30,7 @@ from typing import cast
 
 from holdfast import events
 from holdfast.deadlines import AttemptTimeout, Deadline
-from holdfast.errors import BreakerOpen, BulkheadFull, DeadlineExceeded, Rejected
+from holdfast.errors import BulkheadFull, DeadlineExceeded, Rejected
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Reading, Verdict, deadline_behind, matches
 from holdfast.plan import HealthCheck, Plan, Queue, Sleep, Step
 from holdfast.policies.breaker import Circuit
@@ -397,30 +399,3 @@ def note(error: BaseException, policy: str, text: str) -> None:
         error.add_note(lead + text)
     except Exception:
         return  # it is frozen, or uses the name for something else; it is to be raised as it is
-
-
-def refuse(circuit: Circuit, now: float) -> Rejected:
-    """The refusal of an open breaker. Drivers ask before they build anything for the call, so it costs little more than raising.
-
-    No variable of theirs may hold it: its traceback holds their frame, and the ring would wait for the garbage collector.
-    """
-    if events.listeners:
-        events.publish([events.Refused(circuit.name, BreakerOpen.__name__)])
-    return BreakerOpen(circuit.name, circuit.open_until - now)
-
-
-def light_attempt_ended(plan: Plan, error: BaseException | None, began: float, now: float, outer: Deadline | None) -> None:
-    """Tell the listeners of a light call's first attempt, for which there was no call."""
-    call = Call(plan, began, outer)
-    call.attempt = 1
-    call.told(error, began, now)
-
-
-def rescue(plan: Plan, error: Exception, now: float, outer: Deadline | None) -> tuple[Call, float] | None:
-    """A light call's first attempt raised: the call that goes on from there, and after how long; None where it does not."""
-    if plan.retry is None:
-        return None
-    call = Call(plan, now, outer)
-    call.attempt = 1
-    delay = call.failed(error, now)
-    return None if delay is None else (call, delay)

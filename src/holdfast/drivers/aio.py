@@ -13,7 +13,8 @@ from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers.backends import Backend, Cutoff, backend
 from holdfast.drivers.clock import Clock, current, now
 from holdfast.events import listeners
-from holdfast.flow import Call, refuse, rescue
+from holdfast.flow import Call
+from holdfast.lanes import refuse, rescue
 from holdfast.outcome import Reading
 from holdfast.plan import Plan, Queue, Sleep, Step
 from holdfast.race import Race, falls_back

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers.clock import Clock, current, now
 from holdfast.events import switch
-from holdfast.flow import Call, light_attempt_ended, refuse, rescue
+from holdfast.flow import Call
+from holdfast.lanes import light_attempt_ended, refuse, rescue
 from holdfast.outcome import Reading
 from holdfast.plan import Plan, Queue, Sleep, Step
 from holdfast.race import falls_back

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 _CALLS, _FAILURES, _SLOW = 0, 1, 2
 _NEVER, _ALWAYS = float("-inf"), float("inf")
 
-_NO_PROBE = (-1, 0.0)  # of no generation
-
 # How much of a grown pause jitter may take away.
 _JITTER = 0.2
 
@@ -164,11 +162,9 @@ class Circuit(Guarded):
     __slots__ = (
         "_all_well",
         "_counting_permit",
-        "_credit",
         "_generation",
         "_passed",
         "_pause",
-        "_probe_number",
         "_probes",
         "_rng",
         "_shut_permit",
@@ -185,6 +181,8 @@ class Circuit(Guarded):
 
     def __init__(self, config: Breaker, name: str, rng: Random) -> None:
         super().__init__()
+        from holdfast.policies.probes import Probes  # with the first breaker: who only imports holdfast does not wait for it
+
         self.config = config
         self.name = name
         self.news: list[events.Event] = []
@@ -197,8 +195,7 @@ class Circuit(Guarded):
         self.open_until = _NEVER  # before this moment every call is refused
         self._pause = 0.0
         self._streak = self._passed = 0
-        self._probes: dict[int, tuple[int, float]] = {}  # of each that runs, the generation and the beginning
-        self._probe_number = 0
+        self._probes = Probes(config)
         self._enter(State.CLOSED)
 
     # What the flow calls.
@@ -234,10 +231,7 @@ class Circuit(Guarded):
             if permit == self._counting_permit:
                 self._judge(verdict, slow, now)
                 return
-            generation, _ = self._probes.pop(permit, _NO_PROBE)
-            if self.fleet is not None and generation >= 0:
-                self.fleet.given_back()
-            if generation == self._generation:
+            if self._probes.end(permit, self.fleet) == self._generation:
                 self._probe_ended(verdict, slow, now)
 
     def is_probe(self, permit: int) -> bool:
@@ -246,7 +240,7 @@ class Circuit(Guarded):
 
     def is_current(self, permit: int) -> bool:
         """Whether the state that gave this permit still lasts. A call that waited since is to ask anew where it does not."""
-        return permit == self._shut_permit or self._probes.get(permit, _NO_PROBE)[0] == self._generation
+        return permit == self._shut_permit or self._probes.generation(permit) == self._generation
 
     # The rules. Everything below runs under the lock.
 
@@ -255,34 +249,7 @@ class Circuit(Guarded):
             self._change(State.HALF_OPEN, f"{self._pause:.3g} s have passed")
         if self._state is not State.HALF_OPEN:  # it changed between the reads and the lock
             return self._shut_permit
-        if self._running_probes(now) >= self.config.max_probes or not self._is_its_turn():
-            return 0
-        if self.fleet is not None and not self.fleet.lends(len(self._probes), now):
-            self._credit = 1.0  # its turn goes to the next call
-            return 0
-        self._probe_number -= 1  # below zero, so it is never a generation
-        self._probes[self._probe_number] = (self._generation, now)
-        return self._probe_number
-
-    def _running_probes(self, now: float) -> int:
-        # Those of an earlier half-open state that still hang burden the dependency as well. One that has not come back for the longest
-        # pause is given up on: it must not keep the breaker from probing for ever.
-        given_up = now - cast("float", self.config.open_for_max)
-        for number, (_, began) in tuple(self._probes.items()):
-            if began <= given_up:
-                del self._probes[number]
-        return len(self._probes)
-
-    def _is_its_turn(self) -> bool:
-        # Carrying the remainder makes a share of 5 % exactly every twentieth call; drawing at random would not, and low
-        # traffic would wait long for its first probe. The credit stops at one: waiting does not save up probes.
-        if self.config.health_check is not None:
-            return True
-        self._credit += self.config.probe_share
-        if self._credit < 1.0 - 1e-9:
-            return False
-        self._credit -= 1.0
-        return True
+        return self._probes.admit(self._generation, self.fleet, now)
 
     def _turn(self, now: float) -> None:
         _, failures, slow = self._window.totals(now)
@@ -319,7 +286,7 @@ class Circuit(Guarded):
 
     def _probe_ended(self, verdict: Verdict, slow: bool, now: float) -> None:
         if verdict is IGNORED:
-            self._credit = 1.0  # its turn goes to the next call
+            self._probes.pass_on()
         elif verdict is FAILURE or slow:
             longest = cast("float", self.config.open_for_max)
             if self.fleet is not None:
@@ -361,7 +328,7 @@ class Circuit(Guarded):
             self._window.clear()
             self._all_well = True  # no failure and nothing slow in the window: a success has nothing to weigh
         self._streak = self._passed = 0
-        self._credit = 1.0 - self.config.probe_share  # the first call of a half-open state is a probe
+        self._probes.begin()
 
     # What people call.
 
@@ -398,7 +365,7 @@ class Circuit(Guarded):
                 "calls": calls,
                 "failures": failures,
                 "slow": slow,
-                "probes": self._running_probes(now),
+                "probes": self._probes.running(now),
                 "passed": self._passed,
                 "retry_after": wait if 0 < wait < _ALWAYS else None,
             }
@@ -406,7 +373,7 @@ class Circuit(Guarded):
     def _after_fork(self) -> None:
         # The probes belong to threads that only the parent has; a new generation lets none of them report here.
         self.news.clear()
-        self._probes.clear()
+        self._probes.forget()
         state, until, pause = self._state, self.open_until, self._pause
         if state is State.HALF_OPEN:
             self._enter(state)

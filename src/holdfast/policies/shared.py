@@ -148,7 +148,7 @@ def report(circuit: Circuit, membership: Membership, now: float, give_back: bool
     """Read a breaker of the fleet; `give_back` ends the leases of probes that did not come."""
     with circuit._lock:
         state = circuit.state(now).value
-        running = circuit._running_probes(now)
+        running = circuit._probes.running(now)
         held = running
         if not membership.cut_off:
             if state == "half-open" and now < membership.lent_until and not give_back:
