@@ -40,7 +40,7 @@ def test_it_runs_until_a_signal_and_ends_well(number):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "holdfast: the following arguments are required: COMMAND, arguments"),
+        ([], "holdfast: name a command: export, faults, fleet, replay; `holdfast --help` says what each does"),
         (["fuatls"], "holdfast: argument COMMAND: invalid choice: 'fuatls'"),
         (["faults", "drip=0"], "holdfast faults: argument FAULT: Drip.interval must be > 0 seconds and finite, got 0"),
         (["faults", "dirp=1"], "holdfast faults: argument FAULT: unknown fault 'dirp', known are"),

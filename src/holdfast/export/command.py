@@ -10,8 +10,6 @@ from pathlib import Path
 from holdfast.export import nginx
 from holdfast.policy import Policy
 
-SUMMARY = "print a policy as the configuration of another program"
-
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What the command takes."""

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from holdfast.fleet.redis import RedisStore
 
-SUMMARY = "look at the breakers that a fleet shares, and force them"
-
 _ORDERS = {"force-open": "forced-open", "force-closed": "forced-closed", "reset": "none"}
 _URL = "HOLDFAST_FLEET_URL"
 _SECONDS = 5.0
@@ -20,7 +18,7 @@ _SECONDS = 5.0
 def add_arguments(parser: ArgumentParser) -> None:
     """Say what the command takes."""
     parser.add_argument("action", choices=["status", *_ORDERS], help="what to do")
-    parser.add_argument("policy", nargs="*", help="names of policies; status shows all of them where none is named")
+    parser.add_argument("policy", nargs="*", default=[], help="names of policies; status shows all of them where none is named")
     parser.add_argument("--url", help=f"the store's URL; {_URL} or REDIS_URL in the environment serve as well, and are not seen by others")
     parser.add_argument("--prefix", default="holdfast", help="as given to holdfast.fleet.connect (default: holdfast)")
 

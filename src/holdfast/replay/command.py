@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from holdfast.replay.report.terminal import Progress
     from holdfast.replay.results import Incident, Replay, Skipped
 
-SUMMARY = "Play the five incidents on real processes, without holdfast and with it, and write a report."
-
 # Times are divided by this, so that 500 ms of the article are 50 ms here: well above what a busy machine of two cores adds by itself.
 SCALE = 10.0
 

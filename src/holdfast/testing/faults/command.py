@@ -11,12 +11,9 @@ from holdfast.testing.faults.fault import Fault
 from holdfast.testing.faults.proxy import FaultProxy
 from holdfast.testing.faults.words import FAULTS, parse_fault
 
-SUMMARY = "pass TCP connections on, and make things go wrong with them"
-
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Say what the command takes."""
-    parser.description = f"{SUMMARY}, until Ctrl-C or SIGTERM"
     parser.epilog = f"faults: {', '.join(FAULTS)}"
     parser.add_argument("--listen", type=_listen, default=("127.0.0.1", 0), metavar="HOST:PORT", help="default: 127.0.0.1 and a free port")
     parser.add_argument("--to", type=_to, metavar="HOST:PORT", help="the server; without it, faults answer by themselves")
