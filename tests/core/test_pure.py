@@ -189,6 +189,7 @@ CONFIGURED = [
     (AdaptiveLimit, {"initial": 2}, {"initial": 3}),
     (Hedge, {"after": 2}, {"after": 3}),
     (Fallback, {"value": 2}, {"value": 3}),
+    (Fallback, {"call": repr}, {"call": str}),
 ]
 
 

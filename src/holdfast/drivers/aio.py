@@ -55,7 +55,9 @@ def _wrap_light(plan: Plan, fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaita
             rescued = rescue(plan, error, now(), ambient.get())
             if rescued is None:
                 raise
-        return await _run(plan, fn, args, kwargs, rescued)
+        call, delay = rescued
+        await _pause(call, delay, backend(), current.get())
+        return await _run(plan, fn, args, kwargs, call)
 
     return guarded
 
@@ -74,18 +76,15 @@ async def _run(
     fn: Callable[..., Awaitable[R]],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    rescued: tuple[Call, float] | None = None,
+    call: Call | None = None,
     reading: Reading | None = None,
 ) -> R:
+    """Make the attempts of a call; `call` where it began without one, and goes on."""
     clock = current.get()
     now = clock.now()
     loop = backend()
-    if rescued is None:
+    if call is None:
         call = Call(plan, now, ambient.get(), reading)
-    else:
-        call = rescued[0]
-        await _pause(call, rescued[1], loop, clock)
-        now = clock.now()
     try:
         while True:
             step = call.admit(now)
@@ -194,12 +193,17 @@ async def _run_race(
     reading: Reading | None = None,
 ) -> R:
     clock, loop = current.get(), backend()
-    race = Race(plan, clock.now(), outer, reading is not None and not reading.harmless)
+    race = Race(plan, clock.now(), outer, reading is not None and not reading.may_race)
     inner = cast("Plan", plan.inner)
+
+    def attempt() -> Coroutine[Any, Any, R]:
+        own, its_reading = (args, None) if reading is None else reading.rival(args)
+        return run(inner, fn, own, kwargs, its_reading)
+
     token = ambient.set(race.deadline)
     try:
         # Each attempt is cut off at the deadline by itself, and counts then; cutting the race off would merely cancel them.
-        return await loop.race(race, clock, lambda: run(inner, fn, args, kwargs, reading))
+        return await loop.race(race, clock, attempt)
     finally:
         ambient.reset(token)
 

@@ -15,14 +15,14 @@ from holdfast.race import Race
 R = TypeVar("R")
 
 
-def race(plan: Plan, outer: Deadline | None, once: bool, attempt: Callable[[], R]) -> R:
+def race(plan: Plan, outer: Deadline | None, once: bool, attempt: Callable[[], Callable[[], R]]) -> R:
     """Make a hedged call.
 
     Args:
         plan: the policy.
         outer: the ambient deadline of the caller.
         once: whether doing it twice would do harm: no rival is started.
-        attempt: makes one attempt. Those that are beaten run to their end in the executor.
+        attempt: prepares one attempt; what it returns makes it, in the executor. Those that are beaten run to their end there.
     """
     executor = plan.hedge.executor if plan.hedge is not None else None
     if executor is None:
@@ -34,7 +34,7 @@ def race(plan: Plan, outer: Deadline | None, once: bool, attempt: Callable[[], R
     def start() -> None:
         context = contextvars.copy_context()
         context.run(ambient.set, race.deadline)
-        began[executor.submit(context.run, attempt)] = clock.now()
+        began[executor.submit(context.run, attempt())] = clock.now()
 
     try:
         start()

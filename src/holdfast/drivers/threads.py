@@ -60,7 +60,9 @@ def _wrap_light(plan: Plan, fn: Callable[P, R]) -> Callable[P, R]:
                 raise
         else:
             raise _refuse_coroutine(fn, result)
-        return _run(plan, fn, args, kwargs, rescued)
+        call, delay = rescued
+        _pause(call, delay, current.get())
+        return _run(plan, fn, args, kwargs, call)
 
     def watched(*args: P.args, **kwargs: P.kwargs) -> R:
         began = now()
@@ -93,17 +95,14 @@ def _run(
     fn: Callable[..., R],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    rescued: tuple[Call, float] | None = None,
+    call: Call | None = None,
     reading: Reading | None = None,
 ) -> R:
+    """Make the attempts of a call; `call` where it began without one, and goes on."""
     clock = current.get()
     now = clock.now()
-    if rescued is None:
+    if call is None:
         call = Call(plan, now, ambient.get(), reading)
-    else:
-        call = rescued[0]
-        _pause(call, rescued[1], clock)
-        now = clock.now()
     try:
         while True:
             step = call.admit(now)
@@ -214,8 +213,13 @@ def _run_layered(plan: Plan, fn: Callable[..., R], args: tuple[Any, ...], kwargs
             from holdfast.drivers import rivals
 
             inner = cast("Plan", plan.inner)
-            once = reading is not None and not reading.harmless
-            return rivals.race(plan, outer, once, lambda: run(inner, fn, args, kwargs, reading))
+            once = reading is not None and not reading.may_race
+
+            def attempt() -> Callable[[], R]:
+                own, its_reading = (args, None) if reading is None else reading.rival(args)
+                return functools.partial(run, inner, fn, own, kwargs, its_reading)
+
+            return rivals.race(plan, outer, once, attempt)
         return _run(plan, fn, args, kwargs, None, reading)
     except Exception as error:
         fallback = falls_back(plan, error, outer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from math import inf
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -43,7 +44,7 @@ class _Trio:
 
     async def race(self, race: Race, clock: Clock, start: Callable[[], Coroutine[Any, Any, R]]) -> R:
         """See `Backend.race`."""
-        report, reports = trio.open_memory_channel[tuple[float, R | None, BaseException | None]](1000)
+        report, reports = trio.open_memory_channel[tuple[float, R | None, BaseException | None]](inf)
         running: list[float] = []
         result: R | None = None
         failure: BaseException | None = None
@@ -63,7 +64,7 @@ class _Trio:
             while True:
                 patience = race.patience(clock.now())
                 ended = None
-                with trio.move_on_after(float("inf") if patience is None else patience):
+                with trio.move_on_after(inf if patience is None else patience):
                     ended = await reports.receive()
                 now = clock.now()
                 if ended is None:

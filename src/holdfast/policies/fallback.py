@@ -19,6 +19,9 @@ class _Unset:
     def __repr__(self) -> str:
         return "<not given>"
 
+    def __reduce__(self) -> str:
+        return "_UNSET"  # a copy and what comes out of a pickle is the one there is
+
 
 _UNSET: Final = _Unset()
 
