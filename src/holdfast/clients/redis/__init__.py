@@ -3,7 +3,8 @@
     redis = holdfast.clients.redis.from_url("redis://...", policy=carts)
     redis.get("cart:42")
 
-The clients are redis-py's own, made by `from_url` and `async_from_url`, over connections of ours.
+The clients are redis-py's own, made by `from_url` and `async_from_url`, over connections of ours. `Sentinel` and `AsyncSentinel` make those
+of a master that may change, `cluster_from_url` and `async_cluster_from_url` those of a cluster.
 
 1. The ambient deadline bounds every command: name look-up, connecting, TLS, login, waiting for a connection of the pool, the answer. Cut
    off, the connection is closed, so that no answer is ever taken for that of another command.
@@ -25,17 +26,48 @@ except ImportError as error:
 else:
     del _redis
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from holdfast.clients.redis.aio import AsyncRedis, async_from_url
 from holdfast.clients.redis.client import Redis, from_url
 from holdfast.clients.redis.errors import BreakerOpen, BulkheadFull, DeadlineExceeded, RateLimited
 
+if TYPE_CHECKING:
+    from holdfast.clients.redis.aio_cluster import AsyncRedisCluster, async_cluster_from_url
+    from holdfast.clients.redis.aio_sentinel import AsyncSentinel
+    from holdfast.clients.redis.cluster import RedisCluster, cluster_from_url
+    from holdfast.clients.redis.sentinel import Sentinel
+
 __all__ = [
     "AsyncRedis",
+    "AsyncRedisCluster",
+    "AsyncSentinel",
     "BreakerOpen",
     "BulkheadFull",
     "DeadlineExceeded",
     "RateLimited",
     "Redis",
+    "RedisCluster",
+    "Sentinel",
+    "async_cluster_from_url",
     "async_from_url",
+    "cluster_from_url",
     "from_url",
 ]
+
+_HOMES = {
+    "AsyncRedisCluster": "aio_cluster",
+    "AsyncSentinel": "aio_sentinel",
+    "RedisCluster": "cluster",
+    "Sentinel": "sentinel",
+    "async_cluster_from_url": "aio_cluster",
+    "cluster_from_url": "cluster",
+}
+
+
+def __getattr__(name: str) -> object:
+    """What most do not need, loaded when it is used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from holdfast.clients.redis.commands import Command, command_of, is_repeatable, running
 from holdfast.clients.redis.connections import class_for
-from holdfast.clients.redis.errors import deadlines_seen, translated
+from holdfast.clients.redis.errors import casts_doubt, deadlines_seen, translated
 from holdfast.clients.redis.settings import DEFAULTS, Settings, alike_options, pool_options
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
@@ -77,7 +77,7 @@ class Redis(redis.Redis):
         """See redis-py: every command comes through here."""
         command = command_of(args, self.settings.repeatable)
         execute = super().execute_command
-        return _guarded(self.settings, command, lambda: execute(*args, **options))
+        return guarded(self.settings, command, lambda: execute(*args, **options))
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
         """See redis-py. Sent as one, it is one attempt; it is done again where each of its commands may be."""
@@ -113,7 +113,7 @@ class Pipeline(redis.client.Pipeline):
             self.command_stack, self.scripts = list(stack), set(scripts)
             return execute(raise_on_error)
 
-        return _guarded(self.settings, command, attempt)
+        return guarded(self.settings, command, attempt)
 
 
 class PubSub(redis.client.PubSub):
@@ -137,7 +137,9 @@ class PubSub(redis.client.PubSub):
     _disconnect_raise_connect = _reconnect  # its name before redis-py 6
 
 
-def _guarded(settings: Settings, command: Command, fn: Callable[[], R]) -> R:
+def guarded(settings: Settings, command: Command, fn: Callable[[], R]) -> R:
+    """Do a command, as often as the policy says; `fn` is one attempt."""
+
     def attempt() -> R:
         limit = ambient.get()
         if limit is not None and clock.now() >= limit.at:
@@ -147,6 +149,10 @@ def _guarded(settings: Settings, command: Command, fn: Callable[[], R]) -> R:
         try:
             with deadlines_seen():
                 return fn()
+        except Exception as error:
+            if casts_doubt(error):
+                settings.in_doubt()
+            raise
         finally:
             running.reset(token)
 

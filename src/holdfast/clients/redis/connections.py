@@ -18,6 +18,7 @@ from holdfast.deadlines import ambient
 from holdfast.drivers import clock
 from holdfast.errors import DeadlineExceeded
 from holdfast.net import Socket, TcpOptions, TLSSocket, connect, wait_readable
+from holdfast.scope import deadline
 
 _Base: Any = object  # redis-py's AbstractConnection comes behind it
 
@@ -28,12 +29,14 @@ class _Bounded(_Base):  # type: ignore[misc]  # see there
     """What our connections have in common.
 
     Args:
-        dead_after: seconds after which a vanished server is noticed.
+        dead_after: seconds after which a vanished server is noticed; None for those of the class.
         options: of redis-py.
     """
 
-    def __init__(self, *, dead_after: float = 5.0, **options: Any) -> None:
-        self._dead_after = dead_after
+    dead_after = 5.0
+
+    def __init__(self, *, dead_after: float | None = None, **options: Any) -> None:
+        self._dead_after = self.dead_after if dead_after is None else dead_after
         self._greeting = 0  # while it says hello, what is sent is not the user's command
         super().__init__(**options)
 
@@ -83,21 +86,23 @@ class _Bounded(_Base):  # type: ignore[misc]  # see there
         raise exceptions.TimeoutError("the server did not answer in time")
 
     def _ask(self, within: float) -> None:
+        gone = exceptions.ConnectionError("the server does not answer, on a new connection neither")
+        outer = ambient.get()
         asking = None
         try:
-            asking = self._connect()
-            asking.settimeout(within)
-            asking.sendall(PING)
-            answered = asking.recv(1) != b""
-        except DeadlineExceeded:
-            raise
-        except OSError as error:
-            raise exceptions.ConnectionError("the server does not answer, on a new connection neither") from error
+            with deadline(within):
+                asking = self._connect()
+                asking.sendall(PING)
+                answered = asking.recv(1) != b""
+        except OSError as error:  # DeadlineExceeded is one
+            if isinstance(error, DeadlineExceeded) and outer is not None and outer.encloses(error):
+                raise
+            raise gone from error
         finally:
             if asking is not None:
                 asking.close()
         if not answered:
-            raise exceptions.ConnectionError("the server does not answer, on a new connection neither")
+            raise gone
 
 
 class Connection(_Bounded, redis.Connection):

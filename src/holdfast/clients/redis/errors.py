@@ -91,12 +91,18 @@ def judge(error: Exception) -> tuple[Verdict, bool]:
     return IGNORED, False
 
 
+def casts_doubt(error: BaseException) -> bool:
+    """Whether an attempt ended so that the server may not be the one to ask any more."""
+    lost = isinstance(error, (errors.DeadlineExceeded, exceptions.ConnectionError, exceptions.TimeoutError, *NOT_BEGUN))
+    return lost and not isinstance(error, tuple(_NO_FAILURES))
+
+
 @contextmanager
 def deadlines_seen() -> Iterator[None]:
     """Around an attempt: raise DeadlineExceeded where redis-py has made another error of it."""
     try:
         yield
-    except exceptions.RedisError as error:
+    except (exceptions.RedisError, exceptions.RedisClusterException) as error:
         limit, cut = ambient.get(), deadline_behind(error)
         if isinstance(error, errors.DeadlineExceeded) or limit is None or cut is None or not limit.encloses(cut):
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from holdfast.clients.operation import Guarding
@@ -21,19 +21,23 @@ class Settings:
         policy: what guards every command; None for deadlines only.
         dead_after: seconds after which a vanished server is noticed.
         repeatable: names of commands that the user calls repeatable.
+        in_doubt: is called when a server did not answer, or said that it cannot serve: where it is may not be where to ask any more.
 
     Raises:
         ValueError, TypeError: one of them is out of its range, or not of its kind.
     """
 
-    __slots__ = ("dead_after", "guarding", "repeatable")
+    __slots__ = ("dead_after", "guarding", "in_doubt", "repeatable")
 
-    def __init__(self, policy: Policy | None, dead_after: Seconds, repeatable: Collection[str]) -> None:
+    def __init__(
+        self, policy: Policy | None, dead_after: Seconds, repeatable: Collection[str], in_doubt: Callable[[], object] = lambda: None
+    ) -> None:
         if isinstance(repeatable, str) or not all(isinstance(name, str) for name in repeatable):
             raise TypeError(f"repeatable must be names of commands, like ('INCR',), got {repeatable!r}")
         self.guarding = Guarding(policy, "redis", judge)
         self.dead_after = positive_seconds("dead_after", dead_after)
         self.repeatable = frozenset(name.upper() for name in repeatable)
+        self.in_doubt = in_doubt
 
 
 DEFAULTS = Settings(None, 5.0, ())
