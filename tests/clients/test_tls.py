@@ -151,7 +151,7 @@ def test_a_certificate_is_checked_and_a_wrong_one_is_told_as_that(clients: dict[
     once, port, password = clients[kind]
     with holdfast.deadline(5.0):
         assert once(port, True)
-    with holdfast.deadline(5.0), pytest.raises(Exception, match="(?i)certificate") as raised:
+    with holdfast.deadline(5.0), pytest.raises(Exception, match=r"(?i)certificate") as raised:
         once(port, False)
     assert not isinstance(raised.value, DeadlineExceeded)
     assert password not in repr(raised.value)
