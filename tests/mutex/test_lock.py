@@ -40,13 +40,36 @@ def test_tokens_only_grow(store):
 def test_the_time_left_is_the_deadline_inside(store, time):
     with holdfast.lock("a", 3.0, store) as held:
         sleep(1.0)
-        assert holdfast.remaining() == pytest.approx(2.0)
         assert held.remaining() == pytest.approx(2.0)
+        assert holdfast.remaining() == pytest.approx(2.0 - 0.05), "what obeys it ends inside of the lock"
+
+
+@pytest.mark.parametrize(("ttl", "margin"), [(0.1, 0.002), (1.0, 0.02), (60.0, 0.05)])
+def test_work_that_obeys_the_deadline_is_stopped_before_the_lock_ends_and_has_not_outrun_it(store, time, ttl, margin):
+    told = []
+    stop = events.subscribe(told.append)
+    with pytest.raises(DeadlineExceeded) as caught:  # noqa: PT012
+        with holdfast.lock("a", ttl, store) as held:
+            sleep(ttl - margin + 0.001)
+            assert held.remaining() > 0
+            held.check()
+            holdfast.check()
+    stop()
+    assert caught.value.budget == pytest.approx(ttl - margin)
+    assert "LockOverran" not in [type(event).__name__ for event in told]
 
 
 def test_a_tighter_deadline_around_it_stays_the_deadline(store, time):
     with holdfast.deadline(1.0), holdfast.lock("a", 3.0, store):
         assert holdfast.remaining() == pytest.approx(1.0)
+
+
+def test_of_a_lock_and_a_deadline_around_it_the_one_that_passed_is_told(store, time):
+    with pytest.raises(DeadlineExceeded) as caught:  # noqa: PT012
+        with holdfast.deadline(1.0), holdfast.lock("a", 3.0, store):
+            sleep(1.5)
+            holdfast.check()
+    assert caught.value.budget == 1.0
 
 
 def test_work_that_outruns_its_lock_is_told_how_far(store, time):

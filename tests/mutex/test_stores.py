@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 import time
+import warnings
 
 import pytest
 import redis as redis_py
@@ -124,6 +126,58 @@ def test_a_lock_that_redis_lost_is_not_renewed_and_stops_the_work(redis):
             time.sleep(0.5)
             assert held.lost
             holdfast.check()
+
+
+def test_a_lost_lock_stops_the_work_inside_a_wider_deadline_too():
+    store = MemoryStore()
+    with pytest.raises(LockOverrun) as caught:  # noqa: PT012
+        with holdfast.deadline(5.0), holdfast.lock("order:42", 0.3, store, renew=True) as held:
+            store.flush()
+            time.sleep(0.2)
+            assert held.lost
+            holdfast.check()
+    assert isinstance(caught.value.__cause__, DeadlineExceeded)
+
+
+@pytest.mark.parametrize("renew", [False, True], ids=["", "renewed"])
+@pytest.mark.parametrize("when", ["entered", "left"])
+def test_cancelled_at_any_moment_it_is_given_back_and_the_cancellation_goes_on(store, when, renew):
+    async def block(inside):
+        async with holdfast.lock("order:42", 5.0, store, renew=renew):
+            inside.set()
+            await asyncio.sleep(0)
+
+    async def main():
+        for steps in range(0, 40, 3):
+            inside = asyncio.Event()
+            task = asyncio.create_task(block(inside))
+            if when == "left":
+                await inside.wait()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            cancelled = task.cancel()
+            await asyncio.wait({task})
+            assert task.cancelled() == cancelled
+            async with holdfast.lock("order:42", 5.0, store, wait=1.0):
+                pass
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_the_child_of_a_fork_does_not_give_back_its_parents_lock(redis, postgres):
+    for server in (redis, postgres):
+        with holdfast.lock("order:42", 5.0, server.url):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                child = os.fork()
+            if child:
+                os.waitpid(child, 0)
+                with pytest.raises(LockTaken):
+                    once(server.url)
+        if not child:
+            os._exit(0)
+        once(server.url)
 
 
 def test_an_error_of_the_store_has_no_credentials(redis):

@@ -73,7 +73,7 @@ class Lease:
 
 
 class LockDeadline(Deadline):
-    """The end of a lock. It moves: see the rules above."""
+    """The end of a lock, or of a deadline around it where that is sooner. It moves: see the rules above."""
 
     __slots__ = ("_lease",)
 
@@ -81,21 +81,27 @@ class LockDeadline(Deadline):
 
     def __init__(self, lease: Lease, parent: Deadline | None) -> None:
         self._lease = lease
-        super().__init__(self.at, self.at - lease.began, None, parent)
+        super().__init__(self._end, self._end - lease.began, None, parent)
 
     def exceeded(self, now: float, *, started: bool = True, attempt: int = 0) -> DeadlineExceeded:
         """See `Deadline.exceeded`."""
-        began = self._lease.began
-        error = DeadlineExceeded(None, self.at - began, now - began, started, attempt, self.what)
+        end, began, parent = self._end, self._lease.began, self.parent
+        if parent is not None and parent.at <= end:
+            return parent.exceeded(now, started=started, attempt=attempt)
+        error = DeadlineExceeded(None, end - began, now - began, started, attempt, self.what)
         error._source = self
         return error
 
     @property
-    def at(self) -> float:
-        """Monotonic seconds."""
+    def _end(self) -> float:
         lease = self._lease
         certain = lease.unsure or lease.until - lease.margin <= clock.now()
         return (lease.until if certain else lease.end) - lease.margin
+
+    @property
+    def at(self) -> float:
+        """Monotonic seconds."""
+        return self._end if self.parent is None else min(self._end, self.parent.at)
 
     @at.setter
     def at(self, moment: float) -> None:

@@ -8,6 +8,7 @@ The block that takes the lock, renews it while it runs, gives it back, and says 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextvars import Token
 from types import TracebackType
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # Of the ttl, where renewals have no maximum of their own.
 _MOST = 10
+_NOT_OURS = "it was not ours any more when it was given back"
 # Seconds for giving it back; after them it ends by its ttl.
 _RELEASE_WITHIN = 1.0
 
@@ -76,6 +78,7 @@ class LockBlock:
         "_limit",
         "_most",
         "_name",
+        "_process",
         "_renewal",
         "_store",
         "_token",
@@ -96,6 +99,7 @@ class LockBlock:
         self._renewal: Renewal | None = None
         self._async_renewal: AsyncRenewal | None = None
         self._cutoff: Cutoff | None = None
+        self._process = 0
 
     # Blocking code.
 
@@ -120,32 +124,40 @@ class LockBlock:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         grant, lease, now = self._end()
         renewal, self._renewal = self._renewal, None
-        if renewal is not None:
-            renewal.stop()
+        if self._process != os.getpid():
+            return  # the child of a fork: the lock is its parent's, who goes on
+        try:
+            if renewal is not None:
+                renewal.stop()
+        finally:
+            self._give_back(grant, lease, now)
+        self._conclude(lease, error, now)
+
+    def _give_back(self, grant: Grant, lease: Lease, now: float) -> None:
         try:
             with shield(_RELEASE_WITHIN):
                 ours = grant.release()
-            self._tell_lost(lease, None if ours else "it was not ours any more when it was given back", now)
+            self._tell_lost(lease, None if ours else _NOT_OURS, now)
         except (HoldfastError, OSError) as failure:
             self._tell_lost(lease, f"giving it back failed: {failure}", now)
-        self._conclude(lease, error, now)
 
     # Async code.
 
     async def __aenter__(self) -> Held:
         from holdfast.drivers.backends import backend
+        from holdfast.mutex.renewal import AsyncRenewal, require_asyncio
 
         self._refuse_again()
+        renews = self._most > self._ttl
+        if renews:
+            require_asyncio()
         began = clock.now()
         grant = await self._store.atake(self._name, self._ttl, self._wait)
         lease = self._begin(grant, began)
         cutoff = self._cutoff = backend().cutoff(self._limit, clock.current.get())
         cutoff.__enter__()
-        if self._most > self._ttl:
-            from holdfast.mutex.renewal import AsyncRenewal
-
+        if renews:
             self._async_renewal = AsyncRenewal(lease, grant, cutoff)
-            self._async_renewal.start()
         return Held(lease)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -157,17 +169,22 @@ class LockBlock:
                 self._cutoff.__exit__(kind, error, trace)
         except DeadlineExceeded as cut:
             stopped = cut
-        if renewal is not None:
-            await renewal.astop()
         try:
-            async with shield(_RELEASE_WITHIN):
-                ours = await grant.arelease()
-            self._tell_lost(lease, None if ours else "it was not ours any more when it was given back", now)
-        except (HoldfastError, OSError) as failure:
-            self._tell_lost(lease, f"giving it back failed: {failure}", now)
+            if renewal is not None:
+                await renewal.astop()
+        finally:
+            await self._agive_back(grant, lease, now)
         self._conclude(lease, stopped, now)
         if stopped is not None and stopped is not error:
             raise stopped from error
+
+    async def _agive_back(self, grant: Grant, lease: Lease, now: float) -> None:
+        try:
+            async with shield(_RELEASE_WITHIN):
+                ours = await grant.arelease()
+            self._tell_lost(lease, None if ours else _NOT_OURS, now)
+        except (HoldfastError, OSError) as failure:
+            self._tell_lost(lease, f"giving it back failed: {failure}", now)
 
     # Both.
 
@@ -176,11 +193,11 @@ class LockBlock:
             raise RuntimeError(f"lock {self._name!r} is entered already; make another with holdfast.lock(...)")
 
     def _begin(self, grant: Grant, began: float) -> Lease:
+        self._process = os.getpid()
         lease = self._lease = Lease(self._name, grant.token, self._ttl, grant.asked, self._most)
         self._grant = grant
-        outer = ambient.get()
-        limit = self._limit = LockDeadline(lease, outer)
-        self._token = ambient.set(limit if outer is None or limit.at < outer.at else outer)
+        self._limit = LockDeadline(lease, ambient.get())
+        self._token = ambient.set(self._limit)
         _publish(lambda: events.LockTook(self._name, grant.asked - began, grant.token))
         return lease
 

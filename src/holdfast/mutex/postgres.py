@@ -19,6 +19,7 @@ from holdfast.clients.postgres.psycopg import AsyncConnection, Connection
 from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers import clock
 from holdfast.errors import DeadlineExceeded, LockTaken, StoreUnavailable
+from holdfast.mutex.whole import whole
 from holdfast.outcome import deadline_behind
 from holdfast.scope import deadline
 
@@ -137,6 +138,9 @@ class PostgresGrant:
 
     async def arelease(self) -> bool:
         """See `Grant.release`."""
+        return await whole(self._arelease())
+
+    async def _arelease(self) -> bool:
         try:
             with _asking(_WITHIN):
                 await self._connection.execute("SELECT pg_advisory_unlock_all()")

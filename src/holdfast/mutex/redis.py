@@ -29,6 +29,7 @@ from holdfast.clients.redis.client import like
 from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers import clock
 from holdfast.errors import DeadlineExceeded, LockTaken, StoreUnavailable
+from holdfast.mutex.whole import whole
 from holdfast.outcome import deadline_behind
 from holdfast.scope import check, deadline, shield
 
@@ -228,6 +229,9 @@ class RedisGrant:
 
     async def arelease(self) -> bool:
         """See `Grant.release`."""
+        return await whole(self._arelease())
+
+    async def _arelease(self) -> bool:
         try:
             return bool(await self.aask("release"))
         finally:

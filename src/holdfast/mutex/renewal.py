@@ -11,6 +11,7 @@ from holdfast.drivers import clock
 from holdfast.errors import HoldfastError
 from holdfast.mutex.held import Lease
 from holdfast.mutex.store import Grant
+from holdfast.mutex.whole import whole
 from holdfast.scope import deadline
 
 if TYPE_CHECKING:
@@ -77,6 +78,14 @@ class Renewal(_Rhythm):
                 lease.unsure = True
 
 
+def require_asyncio() -> None:
+    """Raise RuntimeError where this is not asyncio."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError("lock.renew in async code needs asyncio") from None
+
+
 class AsyncRenewal(_Rhythm):
     """A task that ends with the block.
 
@@ -88,27 +97,23 @@ class AsyncRenewal(_Rhythm):
     def __init__(self, lease: Lease, grant: Grant, cutoff: Cutoff) -> None:
         super().__init__(lease, grant)
         self._cutoff: Any = cutoff
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin.
-
-        Raises:
-            RuntimeError: this is not asyncio.
-        """
+        self._stopped = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def astop(self) -> None:
-        """End it."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        """End it; a renewal that is on its way has a quarter of the ttl at most."""
+        self._stopped.set()
+        await whole(self._task)
+
+    async def _is_stopped(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+        return self._stopped.is_set()
 
     async def _run(self) -> None:
         lease = self._lease
-        while not self._over:
-            await asyncio.sleep(self._pause())
+        while not self._over and not await self._is_stopped(self._pause()):
             asked = clock.now()
             ttl = lease.next_ttl(asked)
             try:
@@ -116,5 +121,5 @@ class AsyncRenewal(_Rhythm):
                     self._heard(await self._grant.arenew(ttl), asked, ttl)
             except (HoldfastError, OSError):
                 lease.unsure = True
-        await asyncio.sleep(max(0.0, lease.until - lease.margin - clock.now()))
-        self._cutoff.fire()
+        if not await self._is_stopped(max(0.0, lease.until - lease.margin - clock.now())):
+            self._cutoff.fire()
