@@ -142,8 +142,11 @@ class Process:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process, and only to it."""
+        """Send a signal to the process, and only to it. SIGSTOP has stopped all its threads when this returns."""
         os.kill(self.pid, number)
+        give_up = time.monotonic() + 5.0
+        while number == signal.SIGSTOP and not _has_stopped(self.pid) and time.monotonic() < give_up:
+            time.sleep(0.001)
 
     def stop(self, grace: float = 5.0) -> None:
         """End it: SIGTERM, and SIGKILL for its whole session after `grace` seconds. Ending it again does nothing."""
@@ -169,6 +172,11 @@ class Process:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.stop()
+
+
+def _has_stopped(pid: int) -> bool:
+    # The kernel tells a parent when the last thread has; WNOWAIT leaves the end of a process to Popen.
+    return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _dying_with_us(death_signal: str) -> list[str]:
