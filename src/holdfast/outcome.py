@@ -39,8 +39,12 @@ class Reading(Protocol):
     """
 
     @property
-    def harmless(self) -> bool:
-        """Whether it may be done although it may have been done before; what may not is not hedged."""
+    def may_race(self) -> bool:
+        """Whether attempts of it may run at once: it does no harm twice, and nothing of it is used up by one of them."""
+        ...
+
+    def rival(self, args: tuple[Any, ...], /) -> tuple[tuple[Any, ...], Reading]:
+        """For one of the attempts that run at once: the arguments of the call and a reading, neither of which another one changes."""
         ...
 
     def error(self, error: Exception, /) -> tuple[Verdict, bool]:

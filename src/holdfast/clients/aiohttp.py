@@ -40,13 +40,12 @@ from holdfast import errors
 from holdfast.clients import exchange
 from holdfast.clients.aiohttp_connections import Connector, Resolver
 from holdfast.clients.aiohttp_reading import Reading
-from holdfast.clients.aiohttp_requests import Marked, Prototypes, Response, Written, can_repeat, kind_of, marked
+from holdfast.clients.aiohttp_requests import Marked, Prototypes, Response, Written, can_repeat, can_share, kind_of, marked
 from holdfast.clients.aiohttp_times import Times
 from holdfast.clients.exchange import FAILURE_BODY, Policies, is_failure, new_id, whole_call
 from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers import aio, clock
 from holdfast.flow import Call
-from holdfast.outcome import Verdict
 from holdfast.plan import Plan
 from holdfast.policy import Policy
 
@@ -206,20 +205,35 @@ def _answer(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, 
     if _REQUEST_ID not in headers:
         headers[_REQUEST_ID] = new_id()
     reading = _Exchange(request)
-    return aio.run(plan, _attempt, (request, handler, reading), {}, reading)
+    answer = aio.run(plan, _attempt, (handler, reading), {}, reading)
+    return answer if plan.hedge is None else _first(answer, reading)
 
 
-async def _attempt(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, reading: _Exchange) -> aiohttp.ClientResponse:
+async def _first(answer: Coroutine[Any, Any, aiohttp.ClientResponse], reading: _Exchange) -> aiohttp.ClientResponse:
+    response = None
+    try:
+        response = await answer
+    finally:
+        for lost in reading.over(response):
+            lost.close()
+    return response
+
+
+async def _attempt(handler: aiohttp.ClientHandlerType, reading: _Exchange) -> aiohttp.ClientResponse:
+    request = reading.request
     if reading.attempt:
         await request.close()  # the last attempt's writer, which may not have let go of the body yet
     reading.begin()
     reading.transport = None  # the last attempt's may be somebody else's by now
+    cast("Marked", request)._exchange = reading
     try:
         response = await handler(request)
     except BaseException:
         if reading.transport is not None:
             reading.transport.abort()  # aiohttp has closed it, and TLS would wait for the last word of a peer that may be silent
         raise
+    finally:
+        cast("Marked", request)._exchange = None  # no ring of the two
     reading.failed = is_failure(response.status)
     if reading.failed and reading.may_repeat:
         try:
@@ -248,28 +262,26 @@ async def _read(content: aiohttp.StreamReader) -> None:
 class _Exchange(Written):
     """The exchange of a request, whose response may be handed on while its body still comes."""
 
-    __slots__ = ("_body", "_response")
+    __slots__ = ()
 
     attempt_header = istr(exchange.ATTEMPT)
     timeout_header = istr(exchange.TIMEOUT)
 
     def __init__(self, request: aiohttp.ClientRequest) -> None:
-        super().__init__(request.method, request.headers, True, _OURS)
-        self._body = request.body
+        super().__init__(request.method, request.headers, True, _OURS, request=request)
         self.transport = None
-        cast("Marked", request)._exchange = self
 
     @property
     def again(self) -> bool:
-        return can_repeat(self._body)
+        return can_repeat(self.request.body)
 
-    def result(self, _result: Any) -> tuple[Verdict | None, bool]:
-        self._response = _result
-        return super().result(_result)
+    @property
+    def may_race(self) -> bool:
+        return self.request._continue is None and can_share(self.request.body) and self.harmless
 
-    def unfinished(self, call: Call) -> None:
-        Reading(self._response, call, _converted)
-        del self._response
+    def lend(self, response: aiohttp.ClientResponse, call: Call) -> None:
+        Reading(response, call, _converted)
+        self.request = None  # it has the response, and no ring is to keep one that is forgotten
 
 
 def _converted(error: errors.DeadlineExceeded) -> DeadlineExceeded:

@@ -52,9 +52,14 @@ def marked(base: type[aiohttp.ClientRequest]) -> type[aiohttp.ClientRequest]:
     return type(base.__name__, (Marked, base), {"__doc__": base.__doc__})
 
 
+def can_share(body: Any) -> bool:
+    """Whether two requests can write this body at once."""
+    return not body or isinstance(body, BytesPayload)
+
+
 def can_repeat(body: Any) -> bool:
     """Whether aiohttp can write this body again: it rewinds files that can be rewound, and nothing else that runs out."""
-    if not body or isinstance(body, BytesPayload):
+    if can_share(body):
         return True
     if isinstance(body, IOBasePayload):
         return bool(body._value.seekable())

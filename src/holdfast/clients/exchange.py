@@ -13,8 +13,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextvars import ContextVar
+from copy import copy
+from itertools import count
 from typing import Any, cast
 
 from holdfast import priority
@@ -122,6 +124,8 @@ class Exchange:
         method: of the request.
         headers: of the request; each attempt writes its own into them.
         again: whether the body can be sent twice.
+        request: the client's own, where it has one; with these headers.
+        rewind: what is to be done before the body is sent again.
         ours: the client's own errors that are nobody's failure but the caller's (a bad URL, a bad request).
         unsent: those that say that nothing was sent.
         watched: whether the stream below tells what is written (`wrote`). Where none does, every attempt counts as sent unless its
@@ -134,16 +138,19 @@ class Exchange:
 
     __slots__ = (
         "_again",
-        "_headers",
         "_method",
         "_ours",
+        "_rewind",
         "_unsent",
         "_watched",
         "attempt",
-        "call",
         "failed",
+        "headers",
         "limit",
         "outer",
+        "race",
+        "request",
+        "response",
         "sent",
         "whole",
     )
@@ -155,12 +162,16 @@ class Exchange:
         again: bool,
         ours: tuple[type[BaseException], ...] = (),
         *,
+        request: Any = None,
+        rewind: Callable[[], object] | None = None,
         unsent: tuple[type[BaseException], ...] = (),
         watched: bool = True,
     ) -> None:
         self._method = method
-        self._headers = headers
+        self.headers = headers
+        self.request = request
         self._again = again
+        self._rewind = rewind
         self._ours = ours
         self._unsent = unsent
         self._watched = watched
@@ -170,19 +181,25 @@ class Exchange:
         self.sent = False  # a byte of this attempt was written
         self.whole = False  # its response has been read to the end
         self.limit: Deadline | None = None  # of this attempt
-        self.call: Call | None = None  # a response that is still being read
+        self.response: Any = None
+        self.race: _Race | None = None  # with the attempts that run at once, where there are some
 
     # Asked when something has failed, and not before.
 
     @property
     def harmless(self) -> bool:
         """Whether the request may be sent although it has been sent before."""
-        return self.again and (self._method.upper() in IDEMPOTENT or "Idempotency-Key" in self._headers)
+        return self.again and (self._method.upper() in IDEMPOTENT or "Idempotency-Key" in self.headers)
 
     @property
     def again(self) -> bool:
         """Whether the body can be sent twice."""
         return self._again
+
+    @property
+    def may_race(self) -> bool:
+        """See `Reading.may_race`. Two cannot read one file."""
+        return self._rewind is None and self.harmless
 
     @property
     def may_repeat(self) -> bool:
@@ -194,9 +211,11 @@ class Exchange:
         self.attempt += 1
         if self.attempt > 1:
             self.failed = self.sent = self.whole = False
+            if self._rewind is not None:
+                self._rewind()
         if not self._watched:
             wrote(self)
-        headers = self._headers
+        headers = self.headers
         headers[self.attempt_header] = str(self.attempt)
         limit = self.limit = ambient.get()
         if limit is not None and limit.at < math.inf:
@@ -212,9 +231,45 @@ class Exchange:
         if isinstance(error, DeadlineExceeded):
             return error
         cut = deadline_behind(error)
-        if cut is not None and any(limit is not None and limit.encloses(cut) for limit in (self.limit, ambient.get())):
-            return cut
-        return None
+        limits = (ambient.get(), *(each.limit for each in self.attempts))
+        return cut if cut is not None and any(limit is not None and limit.encloses(cut) for limit in limits) else None
+
+    # Attempts that run at once: each has an exchange of its own, a copy of the one that the call began with.
+
+    @property
+    def attempts(self) -> Iterable[Exchange]:
+        """This one, or those that run at once."""
+        return (self,) if self.race is None else tuple(self.race.rivals)
+
+    def rival(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Exchange]:
+        """See `Reading.rival`."""
+        race = self.race
+        if race is None:
+            race = self.race = _Race()
+        mine = copy(self)
+        mine.attempt = next(race.numbers)
+        mine.headers = type(self.headers)(self.headers)  # type: ignore[call-arg]  # every client's copies another one
+        if self.request is not None:
+            mine.request = object.__new__(type(self.request))
+            vars(mine.request).update(vars(self.request), headers=mine.headers)
+        race.rivals.append(mine)
+        return tuple(mine if each is self else each for each in args), mine
+
+    def over(self, answer: Any) -> list[Any]:
+        """The call is over. The answers that nobody gets, to be closed; those that come later are closed as they come.
+
+        Args:
+            answer: the one that was taken, if any.
+        """
+        race = self.race
+        if race is None:
+            return []
+        race.over = True
+        rivals, race.rivals = race.rivals, []
+        answers = [each.response for each in rivals]
+        for each in rivals:
+            each.response = None
+        return [each for each in answers if each is not None and each is not answer]
 
     # The flow's questions.
 
@@ -226,17 +281,29 @@ class Exchange:
             self.sent = False
         return FAILURE, self.may_repeat
 
-    def result(self, _result: Any) -> tuple[Verdict | None, bool]:
+    def result(self, result: Any) -> tuple[Verdict | None, bool]:
         """See `Reading.result`."""
+        self.response = result
         if not self.whole:
             return None, False
         return (FAILURE, self.harmless) if self.failed else (SUCCESS, False)
 
     def unfinished(self, call: Call) -> None:
         """See `Reading.unfinished`."""
-        if self.call is not None:  # a rival's response came as well: only one is handed on, and no place may be lost with the other
-            self.call.close(IGNORED, clock.now())
-        self.call = call
+        response = self.response
+        self.lend(response, call)
+        if self.race is None:
+            self.response = None  # no ring of the two: a response that is forgotten is gone at once
+        elif self.race.over:
+            self.drop(response)
+
+    def lend(self, response: Any, call: Call) -> None:
+        """Hand on a response that is still to be read, and with it what its call holds."""
+        raise NotImplementedError
+
+    def drop(self, response: Any) -> None:
+        """Close a response that nobody gets."""
+        response.close()
 
     def delay(self, failure: Any) -> float | None:
         """See `Reading.delay`."""
@@ -244,6 +311,17 @@ class Exchange:
             return None
         asked = failure.headers.get("Retry-After")
         return None if asked is None else parse_retry_after(str(asked), time.time())
+
+
+class _Race:
+    """The attempts of one call that run at once."""
+
+    __slots__ = ("numbers", "over", "rivals")
+
+    def __init__(self) -> None:
+        self.numbers = count()
+        self.rivals: list[Exchange] = []
+        self.over = False
 
 
 def finish(call: Call, exchange: Exchange, verdict: Verdict, error: Exception | None) -> None:

@@ -19,6 +19,7 @@ from holdfast.clients.httpx_bodies import AsyncLent, AsyncRest, Lent, Rest, over
 from holdfast.clients.httpx_errors import Core
 from holdfast.deadlines import Deadline
 from holdfast.drivers import aio, clock, threads
+from holdfast.flow import Call
 from holdfast.policy import Policy
 
 # Addresses that are kept in the form that the library takes them apart into, which takes it a twentieth of a request.
@@ -87,13 +88,20 @@ class _Calls:
         policy: one for all hosts, or a mapping.
         transports: what sends them.
         backend: the network below those.
+        lent: the class of bodies that are handed on.
     """
 
     def __init__(
-        self, library: Library, policy: Policy | Mapping[str, Policy] | None, transports: Iterable[Any], backend: Backend | AsyncBackend
+        self,
+        library: Library,
+        policy: Policy | Mapping[str, Policy] | None,
+        transports: Iterable[Any],
+        backend: Backend | AsyncBackend,
+        lent: type[Any],
     ) -> None:
         self._library = library
         self._policies = Policies(policy)
+        self._lent = lent
         self.blind = [transport for transport in transports if transport is not None and not _watch(transport, backend, library.core)]
 
     def begin(self, request: Any, stream: bool) -> Deadline | None:
@@ -105,18 +113,9 @@ class _Calls:
         request.extensions = {**request.extensions, _BUFFERED: not stream}
         return whole_call(self._policies.only or self._policies.plan(request.url.host))
 
-    def _exchange(self, request: Any, blind: bool) -> Exchange:
+    def _exchange(self, request: Any, blind: bool) -> _Exchange:
         mint_id(request.headers)
-        library = self._library
-        again = isinstance(request.stream, library.httpx.ByteStream)
-        return Exchange(request.method, request.headers, again, library.ours, unsent=library.unsent, watched=not blind)
-
-    def _lend(self, body: type, base: type, request: Any, response: Any, exchange: Exchange) -> None:
-        def translate(error: Exception) -> None:
-            self._library.raise_ours(error, request, exchange)
-
-        if exchange.call is not None:
-            response.stream = over(base, body)(response.stream, exchange, exchange.call, translate)
+        return _Exchange(self._library, self._lent, request, blind)
 
     def _keep(self, response: Any, stream: Any, chunks: list[bytes]) -> None:
         response.stream = self._library.httpx.ByteStream(b"".join(chunks))
@@ -124,8 +123,27 @@ class _Calls:
             response.elapsed = stream.elapsed
 
 
+class _Exchange(Exchange):
+    __slots__ = ("_lent", "_library")
+
+    def __init__(self, library: Library, lent: type[Any], request: Any, blind: bool) -> None:
+        again = isinstance(request.stream, library.httpx.ByteStream)
+        super().__init__(request.method, request.headers, again, library.ours, request=request, unsent=library.unsent, watched=not blind)
+        self._library = library
+        self._lent = lent
+
+    def lend(self, response: Any, call: Call) -> None:
+        response.stream = self._lent(response.stream, self, call, self.raise_ours)
+
+    def raise_ours(self, error: Exception) -> None:
+        self._library.raise_ours(error, self.request, self)
+
+
 class Calls(_Calls):
-    """Blocking ones."""
+    """Blocking ones; the arguments are those of `_Calls`, without the class of bodies."""
+
+    def __init__(self, library: Library, policy: Policy | Mapping[str, Policy] | None, transports: Iterable[Any], backend: Backend) -> None:
+        super().__init__(library, policy, transports, backend, over(library.httpx.SyncByteStream, Lent))
 
     def make(self, request: Any, send: Callable[[Any], Any], *, blind: bool = False, streamed: bool = False) -> Any:
         """Send a request through the policy of its host.
@@ -138,16 +156,19 @@ class Calls(_Calls):
         """
         plan = self._policies.only or self._policies.plan(request.url.host)
         exchange = self._exchange(request, blind)
+        response = None
         try:
-            response = threads.run(plan, self._attempt, (request, exchange, send, streamed), {}, exchange)
+            response = threads.run(plan, self._attempt, (exchange, send, streamed), {}, exchange)
         except Exception as error:
-            self._library.raise_ours(error, request, exchange)
+            exchange.raise_ours(error)
             raise
-        if exchange.call is not None:
-            self._lend(Lent, self._library.httpx.SyncByteStream, request, response, exchange)
+        finally:
+            for lost in exchange.over(response):
+                lost.close()
         return response
 
-    def _attempt(self, request: Any, exchange: Exchange, send: Callable[[Any], Any], streamed: bool) -> Any:
+    def _attempt(self, exchange: Exchange, send: Callable[[Any], Any], streamed: bool) -> Any:
+        request = exchange.request
         exchange.begin()
         token = running.set(exchange)
         try:
@@ -208,20 +229,28 @@ class Calls(_Calls):
 class AsyncCalls(_Calls):
     """Those of asyncio and trio; see `Calls`."""
 
+    def __init__(
+        self, library: Library, policy: Policy | Mapping[str, Policy] | None, transports: Iterable[Any], backend: AsyncBackend
+    ) -> None:
+        super().__init__(library, policy, transports, backend, over(library.httpx.AsyncByteStream, AsyncLent))
+
     async def make(self, request: Any, send: Callable[[Any], Awaitable[Any]], *, blind: bool = False, streamed: bool = False) -> Any:
         """Send a request through the policy of its host; see `Calls.make`."""
         plan = self._policies.only or self._policies.plan(request.url.host)
         exchange = self._exchange(request, blind)
+        response = None
         try:
-            response = await aio.run(plan, self._attempt, (request, exchange, send, streamed), {}, exchange)
+            response = await aio.run(plan, self._attempt, (exchange, send, streamed), {}, exchange)
         except Exception as error:
-            self._library.raise_ours(error, request, exchange)
+            exchange.raise_ours(error)
             raise
-        if exchange.call is not None:
-            self._lend(AsyncLent, self._library.httpx.AsyncByteStream, request, response, exchange)
+        finally:
+            for lost in exchange.over(response):
+                await lost.aclose()
         return response
 
-    async def _attempt(self, request: Any, exchange: Exchange, send: Callable[[Any], Awaitable[Any]], streamed: bool) -> Any:
+    async def _attempt(self, exchange: Exchange, send: Callable[[Any], Awaitable[Any]], streamed: bool) -> Any:
+        request = exchange.request
         exchange.begin()
         token = running.set(exchange)
         try:

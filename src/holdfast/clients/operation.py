@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from ssl import SSLCertVerificationError
 from typing import Any, ParamSpec, TypeVar
 
 from holdfast.drivers import threads
@@ -24,6 +25,9 @@ D = TypeVar("D", bound=DeadlineExceeded)
 
 # How an error counts for the dependency, and whether the same thing may be done again although it may have run.
 Judge = Callable[[Exception], tuple[Verdict, bool]]
+
+# How many errors may lie between what a client raises and what TLS said.
+_DEEPEST = 5
 
 _running: ContextVar[Plan | None] = ContextVar("holdfast.operation", default=None)
 
@@ -43,9 +47,13 @@ class Operation:
         self._repeatable = repeatable
 
     @property
-    def harmless(self) -> bool:
-        """See `Reading.harmless`."""
-        return self._repeatable
+    def may_race(self) -> bool:
+        """See `Reading.may_race`: a connection is used by one at a time."""
+        return False
+
+    def rival(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Operation]:
+        """See `Reading.rival`."""
+        return args, self
 
     def error(self, error: Exception) -> tuple[Verdict, bool]:
         """See `Reading.error`."""
@@ -147,6 +155,15 @@ class Guarding:
 def _is_part(plan: Plan) -> bool:
     running = _running.get()
     return running is not None and running.name == plan.name
+
+
+def is_untrusted(error: BaseException | None) -> bool:
+    """Whether it was raised since the server's certificate is not to be trusted, which doing the same again does not change."""
+    for _ in range(_DEEPEST):
+        if error is None or isinstance(error, SSLCertVerificationError):
+            break
+        error = error.__cause__ or error.__context__
+    return isinstance(error, SSLCertVerificationError)
 
 
 def as_kind(kind: type[D], cut: DeadlineExceeded) -> D:

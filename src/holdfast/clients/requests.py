@@ -14,7 +14,7 @@ Errors are requests' as well as ours: `except requests.Timeout` catches Deadline
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,6 +37,7 @@ from holdfast.clients.urllib3 import OURS, POOLS, repeatable
 from holdfast.clients.urllib3_network import lend, read_failure
 from holdfast.deadlines import ambient
 from holdfast.drivers import threads
+from holdfast.flow import Call
 from holdfast.policy import Policy
 
 _OURS = (*OURS, exceptions.UnrewindableBodyError)
@@ -150,27 +151,25 @@ class Adapter(requests.adapters.HTTPAdapter):
         """Send the request through the policy of its host."""
         again, rewind = repeatable(request.body)
         _name(request)
-        exchange = Exchange(request.method or "", request.headers, again, _OURS)
+        exchange = _Exchange(request.method or "", request.headers, again, _OURS, request=request, rewind=rewind)
         plan = self._policies.only or self._policies.plan(_host(request.url))
         given = pools.TIMEOUTS if timeout is None else timeout
+        response = None
         try:
-            response = threads.run(plan, self._attempt, (exchange, rewind, request, stream, given, verify, cert, proxies), {}, exchange)
+            response = threads.run(plan, self._attempt, (exchange, stream, given, verify, cert, proxies), {}, exchange)
         except Exception as error:
             raise_ours(error, exchange, request)
             raise
-        if exchange.call is not None:
-            lend(response.raw, exchange.call, exchange, partial(raise_ours, request=request))
+        finally:
+            for lost in exchange.over(response):
+                lost.close()
         return response
 
-    def _attempt(
-        self, exchange: Exchange, rewind: Callable[[], object] | None, request: requests.PreparedRequest, stream: bool, *options: Any
-    ) -> requests.Response:
+    def _attempt(self, exchange: Exchange, stream: bool, *options: Any) -> requests.Response:
         exchange.begin()
         token = running.set(exchange)
         try:
-            if rewind is not None and exchange.attempt > 1:
-                rewind()
-            response = super().send(request, stream, *options)
+            response = super().send(exchange.request, stream, *options)
             exchange.failed = is_failure(response.status_code)
             if not stream:
                 exchange.whole = _read(response)
@@ -179,6 +178,13 @@ class Adapter(requests.adapters.HTTPAdapter):
             return response
         finally:
             running.reset(token)
+
+
+class _Exchange(Exchange):
+    __slots__ = ()
+
+    def lend(self, response: requests.Response, call: Call) -> None:
+        lend(response.raw, call, self, partial(raise_ours, request=self.request))
 
 
 def _read(response: requests.Response) -> bool:
@@ -273,7 +279,7 @@ def _name(request: requests.PreparedRequest) -> None:
 
 def raise_ours(error: Exception, exchange: Exchange, request: requests.PreparedRequest) -> None:
     """Raise the error that is ours and requests' both, where `error` is ours; return where it is not."""
-    sent = exchange.sent or exchange.attempt > 1
+    sent = any(each.sent or each.attempt > 1 for each in exchange.attempts)
     raised: Any = own_error(error, exchange, ReadDeadlineExceeded if sent else ConnectDeadlineExceeded, _REFUSALS)
     if raised is None:
         if not isinstance(error, urllib3.exceptions.EmptyPoolError):

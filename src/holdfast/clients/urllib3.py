@@ -44,6 +44,7 @@ from holdfast.clients.exchange import (
 from holdfast.clients.urllib3_network import HTTPConnection, HTTPSConnection, lend, read_failure
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock, threads
+from holdfast.flow import Call
 from holdfast.policy import Policy
 
 TIMEOUTS = urllib3.Timeout(connect=CONNECT_TIMEOUT, read=READ_TIMEOUT)
@@ -168,31 +169,40 @@ class _Guarded(PlainPool):
         again, rewind = repeatable(body)
         own = Retry.from_int(retries, redirect=redirect, default=self.retries)
         named = _named(self.headers if headers is None else headers)
-        exchange = Exchange(method, named, again, OURS)
+        exchange = _Exchange(method, named, again, OURS, rewind=rewind)
         options["release_conn"] = False
-        send = partial(send, headers=named, retries=False if own.total is False else _ONCE, **{**options, "preload_content": False})
+        send = partial(send, retries=False if own.total is False else _ONCE, **{**options, "preload_content": False})
         host = parse_url(url).host if self.proxy is not None else None
+        response = None
         try:
-            attempt = partial(_attempt, exchange, rewind, send, options.get("preload_content", True))
-            response = threads.run(self.policies.only or self.policies.plan(host or self.host), attempt, (), {}, exchange)
+            buffered = options.get("preload_content", True)
+            plan = self.policies.only or self.policies.plan(host or self.host)
+            response = threads.run(plan, _attempt, (exchange, send, buffered), {}, exchange)
         except Exception as error:
             raise_ours(error, exchange)
             raise
+        finally:
+            for lost in exchange.over(response):
+                exchange.drop(lost)
         response.retries = own
-        if exchange.call is not None:
-            lend(response, exchange.call, exchange, raise_ours)
         return response
 
 
-def _attempt(
-    exchange: Exchange, rewind: Callable[[], object] | None, send: Callable[[], urllib3.BaseHTTPResponse], buffered: bool
-) -> urllib3.BaseHTTPResponse:
+class _Exchange(Exchange):
+    __slots__ = ()
+
+    def lend(self, response: urllib3.BaseHTTPResponse, call: Call) -> None:
+        lend(response, call, self, raise_ours)
+
+    def drop(self, response: urllib3.BaseHTTPResponse) -> None:
+        response.release_conn()  # and closes one that was not read
+
+
+def _attempt(exchange: Exchange, send: Callable[..., urllib3.BaseHTTPResponse], buffered: bool) -> urllib3.BaseHTTPResponse:
     exchange.begin()
     token = running.set(exchange)
     try:
-        if rewind is not None and exchange.attempt > 1:
-            rewind()
-        response = send()
+        response = send(headers=exchange.headers)
         exchange.failed = is_failure(response.status)
         if buffered:
             response.read(cache_content=True)
