@@ -5,13 +5,14 @@ Each docstring names where the figures come from, and where we differ on purpose
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast import AdaptiveLimit, Breaker, BreakerOpen, Budget, Policy, headers
+from holdfast import AdaptiveLimit, Backoff, Breaker, BreakerOpen, Budget, Policy, headers
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS
 from holdfast.policies.adaptive import Adaptive, Aimd, Vegas
 from holdfast.policies.breaker import Circuit, State
@@ -154,6 +155,53 @@ def test_grpc_in_an_outage_retries_stop_and_successes_bring_them_back(outcomes):
         if failed:
             granted += ledger.withdraw(0.0)
         assert granted <= 5 + 0.5 * calls
+
+
+# The standard retries of AWS's clients.
+
+
+class Highest(Random):
+    """A source of randomness that always lands at the upper end."""
+
+    def uniform(self, a, b):
+        return b
+
+
+@pytest.mark.parametrize(
+    ("base", "jitter", "delays"),
+    [
+        (1.0, "full", [1, 2, 4, 8, 16, 20, 20, 20, 20]),
+        (0.05, "full", [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 20, 20]),
+        (2.0, "none", [2, 4, 8, 16, 20, 20]),
+        (1.0, "none", [1, 2, 4, 8, 16, 20]),
+    ],
+)
+def test_aws_the_delays_double_up_to_twenty_seconds(base, jitter, delays):
+    """botocore, tests/unit/retries/test_standard.py, TestExponentialBackoff, whose source of randomness says 1, in both of its modes;
+    smithy-python, packages/smithy-core/tests, without jitter.
+    """
+    backoff = Backoff(base=base, cap=20.0, jitter=jitter)
+    assert [backoff.delay(retry, 0.0, Highest()) for retry in range(1, len(delays) + 1)] == pytest.approx(delays)
+
+
+def test_aws_jitter_is_uniform_from_none_to_the_whole_delay():
+    """botocore, the same: the third delay is within [0, 4]; of 10,000 at the cap each of the twenty seconds gets as many, within 20 %."""
+    backoff, rng = Backoff(base=1.0, cap=20.0, jitter="full"), Random(20)
+    assert all(0 <= backoff.delay(3, 0.0, rng) <= 4 for _ in range(100))
+    seconds = Counter(int(backoff.delay(10, 0.0, rng)) for _ in range(10_000))
+    assert sorted(seconds) == list(range(20))
+    assert all(400 <= count <= 600 for count in seconds.values())
+
+
+def test_aws_a_quota_of_500_pays_for_100_retries_in_an_outage():
+    """botocore, TestRetryQuotaChecker: a retry costs 5 of 500, and a success gives back what it cost.
+
+    Ours gives back with time: what was spent is there again a window later. Theirs lets a process that has not succeeded for an hour
+    retry no more; that is a breaker's part here. A timeout costs no more than another failure: its time counts against the deadline.
+    """
+    ledger = Budget(ratio=0.0, min_per_second=10, window=10).ledger
+    assert sum(ledger.withdraw(0.0) for _ in range(1000)) == 100
+    assert sum(ledger.withdraw(10.0) for _ in range(1000)) == 100
 
 
 # grpc-timeout.
