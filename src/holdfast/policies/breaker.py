@@ -346,7 +346,10 @@ class Circuit(Guarded):
 
     def refusal(self, now: float) -> BreakerOpen | None:
         """The error with which a call would surely be refused at `now`; None where it may pass. Takes no probe's place."""
-        full = self._state is State.HALF_OPEN and len(self._probes) >= self.config.max_probes
+        full = False
+        if self._state is State.HALF_OPEN:
+            with self._lock:
+                full = self._probes.running(now) >= self.config.max_probes
         return self.refuse(now) if full or now < self.open_until else None
 
     def take_news(self) -> list[events.Event]:

@@ -946,3 +946,11 @@ def test_a_probe_that_never_comes_back_does_not_keep_the_breaker_from_probing_fo
     assert circuit.admit(10.0)
     assert not circuit.admit(109.9)
     assert circuit.admit(110.0)
+
+
+def test_a_probe_that_never_comes_back_does_not_keep_those_away_who_ask_first():
+    circuit = Circuit(Breaker(consecutive=1, open_for=10.0, open_for_max=100.0, probe_share=1.0, max_probes=1), "p", Random(1))
+    circuit.settle(circuit.admit(0.0), FAILURE, 0.0, 0.1)
+    assert circuit.admit(10.0)
+    assert circuit.refusal(109.9)
+    assert circuit.refusal(110.0) is None
