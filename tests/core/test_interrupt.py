@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -219,3 +221,21 @@ def test_clean_up_that_does_not_end_is_interrupted_after_a_while():
                 while True:
                     pass
     assert 1.0 < time.monotonic() - began < 2.0
+
+
+def test_a_process_that_ends_is_not_killed_by_the_timer_of_its_last_request() -> None:
+    program = """
+import time
+from holdfast.deadlines import Deadline
+from holdfast.drivers import clock
+from holdfast.drivers.interrupt import Interrupt
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(0.3)
+
+slow, request = Slow(), Interrupt(resident=True)
+request.start(Deadline(clock.now() + 0.1, 0.1, None, None))
+request.stop()
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -8,6 +8,7 @@ handler that the program had set before are kept, and go on.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # no stubs
+import atexit
 import signal
 import sys
 import threading
@@ -110,6 +111,13 @@ def _arm(moment: float, now: float) -> tuple[float, float]:
     global _rings_at
     _rings_at = moment
     return signal.setitimer(signal.ITIMER_REAL, min(max(_SOON, moment - now), _LONGEST) if moment else 0.0)
+
+
+@atexit.register
+def _silence() -> None:
+    # An interpreter that ends gives signals their defaults back, and SIGALRM's ends the process.
+    if _rings_at and _get_handler(signal.SIGALRM) is _ring:
+        _arm(0.0, 0.0)
 
 
 def _ring(_signal: int, frame: FrameType | None) -> None:
