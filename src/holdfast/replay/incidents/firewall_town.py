@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.replay.incidents.firewall_servers import Broker, Valkey, broker
 from holdfast.replay.parts.namespaces import Namespaces, Side
+from holdfast.replay.parts.process import StartFailed
 from holdfast.replay.stage import Stage
 from holdfast.replay.watch import Watch
 
@@ -33,7 +34,7 @@ FAULT, SOON = 4.0, 5.0
 RTO_LEAST, RTO_MOST = 0.2, 120.0
 
 _PACE = 0.05  # of the look at the kernel's timers
-_START = 15.0  # a process must have begun within this
+_START = 30.0  # a process must have begun within this; a busy machine may lose its first connection to the firewall
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,5 +248,5 @@ def _wait(done: Callable[[], bool], seconds: float, otherwise: str) -> None:
     end = time.monotonic() + seconds
     while not done():
         if time.monotonic() > end:
-            raise RuntimeError(f"incident 2: {otherwise}")
+            raise StartFailed(otherwise)
         time.sleep(0.02)
