@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 
 import holdfast
 from holdfast import Breaker, Policy, Retry
+from holdfast.clients.amqp import Consumer, Disconnected, Publisher
 from holdfast.clients.amqp import aio_pika as ours_async
 from holdfast.clients.amqp import pika as ours
 from holdfast.replay.parts.rabbitmq import RabbitServer, rabbitmq_server
@@ -199,3 +200,14 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (folder / "key.pem").write_bytes(private)
     return folder / "certificate.pem", folder / "key.pem"
+
+
+@pytest.mark.realtime
+def test_a_certificate_that_nobody_vouches_for_is_not_tried_again(tls_broker: tuple[str, ssl.SSLContext]) -> None:
+    url, _ = tls_broker
+    began = time.monotonic()
+    with Publisher(url) as publisher, pytest.raises(Disconnected, match="certificate"):
+        publisher.publish(b"a", "receipts")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        Consumer(url, "receipts", print).run()
+    assert time.monotonic() - began < 2.0

@@ -116,6 +116,7 @@ class AsyncConsumer:
 
         Raises:
             aio_pika.exceptions.AMQPError: the broker refuses us for what we are: credentials, permissions, arguments.
+            ssl.SSLCertVerificationError: its certificate is not to be trusted.
         """
         self._home = copy_context()
         try:
@@ -135,12 +136,12 @@ class AsyncConsumer:
     async def _connect(self) -> _Session | None:
         try:
             return await self._connecting.guarding.arepeatedly(self._open)
-        except (AMQPError, OSError) as error:
-            if not isinstance(error, HoldfastError) and not judge(error)[1]:
-                raise
         except HoldfastError:
-            pass
-        return None
+            return None
+        except (AMQPError, OSError) as error:
+            if not judge(error)[1]:
+                raise
+            return None
 
     async def _open(self) -> _Session:
         if self._stopping.is_set():

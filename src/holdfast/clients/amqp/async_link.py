@@ -11,7 +11,7 @@ from aiormq.exceptions import PublishError as Returned
 
 from holdfast.clients.amqp.aio_pika import Connection
 from holdfast.clients.amqp.errors import Blocked, ChannelLost, Disconnected, Nacked, Unroutable
-from holdfast.clients.amqp.message import PERSISTENT, Message
+from holdfast.clients.amqp.message import Message
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
 
@@ -65,7 +65,7 @@ class AsyncLink:
                     message.body,
                     exchange=message.exchange,
                     routing_key=message.routing_key,
-                    properties=_properties(message),
+                    properties=spec.Basic.Properties(message_type=message.kind, **message.properties),
                     mandatory=message.mandatory,
                 )
         except TimeoutError:
@@ -157,18 +157,3 @@ async def open_link(connection: Connection, blocked_after: float) -> AsyncLink:
     underlay = cast("Any", connection.transport).connection
     channel = await underlay.channel(publisher_confirms=True, on_return_raises=True)
     return AsyncLink(connection, channel, blocked_after)
-
-
-def _properties(message: Message) -> spec.Basic.Properties:
-    return spec.Basic.Properties(
-        content_type=message.content_type,
-        content_encoding=message.content_encoding,
-        headers=cast("Any", message.headers),
-        delivery_mode=PERSISTENT,
-        priority=message.priority,
-        correlation_id=message.correlation_id,
-        reply_to=message.reply_to,
-        expiration=message.expiration,
-        message_id=message.message_id,
-        message_type=message.kind,
-    )

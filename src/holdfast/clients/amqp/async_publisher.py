@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
 from contextvars import copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from aio_pika.exceptions import AMQPError
 from holdfast.clients.amqp.aio_pika import checked_url, open_connection
 from holdfast.clients.amqp.async_link import AsyncLink, open_link
 from holdfast.clients.amqp.errors import Disconnected
-from holdfast.clients.amqp.message import Message, make
+from holdfast.clients.amqp.message import Message, Properties, make
 from holdfast.clients.amqp.settings import Settings
 from holdfast.errors import DeadlineExceeded
 from holdfast.policy import Policy
@@ -26,7 +25,7 @@ from holdfast.validation import Seconds
 
 if TYPE_CHECKING:
     import ssl
-    from typing import Self
+    from typing import Self, Unpack
 
 
 class AsyncPublisher:
@@ -71,31 +70,10 @@ class AsyncPublisher:
         message_id: str | None = None,
         *,
         mandatory: bool = True,
-        headers: Mapping[str, object] | None = None,
-        content_type: str | None = None,
-        content_encoding: str | None = None,
-        correlation_id: str | None = None,
-        reply_to: str | None = None,
-        kind: str | None = None,
-        priority: int | None = None,
-        expires: Seconds | None = None,
+        **properties: Unpack[Properties],
     ) -> str:
         """Publish a message and wait until the broker has it. Arguments, result and errors are those of `Publisher.publish`."""
-        message = make(
-            body,
-            routing_key,
-            exchange,
-            message_id,
-            mandatory=mandatory,
-            headers=headers,
-            content_type=content_type,
-            content_encoding=content_encoding,
-            correlation_id=correlation_id,
-            reply_to=reply_to,
-            kind=kind,
-            priority=priority,
-            expires=expires,
-        )
+        message = make(body, routing_key, exchange, message_id, mandatory=mandatory, **properties)
         await self.send(message)
         return message.message_id
 

@@ -121,6 +121,7 @@ class Consumer:
 
         Raises:
             pika.exceptions.AMQPError: the broker refuses us for what we are: credentials, permissions, arguments.
+            ssl.SSLCertVerificationError: its certificate is not to be trusted.
         """
         hands = _Hands(self._settings.prefetch, self._handle)
         try:
@@ -138,12 +139,12 @@ class Consumer:
     def _connect(self, take: Callable[[Item], None]) -> Session | None:
         try:
             return self._connecting.guarding.repeatedly(self._open, take)
-        except pika.exceptions.AMQPError as error:
+        except HoldfastError:
+            return None
+        except (pika.exceptions.AMQPError, OSError) as error:
             if not judge(error)[1]:
                 raise
-        except (HoldfastError, OSError):
-            pass
-        return None
+            return None
 
     def _open(self, take: Callable[[Item], None]) -> Session:
         if self._stopping.is_set():

@@ -6,9 +6,10 @@ The libraries' errors are known by their names and modules: importing one librar
 from __future__ import annotations
 
 from holdfast.clients.amqp.errors import Blocked, ChannelLost, Disconnected, Nacked, Unroutable
+from holdfast.clients.operation import is_untrusted
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict
 
-# The broker refused us for what we are; it will do so again.
+# The broker refused us for what we are, or we it; it will be so again.
 _FINAL = frozenset(
     {
         "AuthenticationError",
@@ -42,5 +43,7 @@ def judge(error: Exception) -> tuple[Verdict, bool]:
 
 def _is_final(error: BaseException | None) -> bool:
     # pika guesses why a connection was lost before it was open; that it was lost is all that is known.
+    if is_untrusted(error):
+        return True
     ours = type(error).__module__.partition(".")[0] in _LIBRARIES
     return ours and _LOST not in str(error) and any(kind.__name__ in _FINAL for kind in type(error).__mro__)

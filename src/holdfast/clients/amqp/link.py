@@ -17,7 +17,7 @@ import pika.exceptions
 from pika.spec import Basic
 
 from holdfast.clients.amqp.errors import Blocked, ChannelLost, Disconnected, Nacked, Unroutable
-from holdfast.clients.amqp.message import PERSISTENT, Message
+from holdfast.clients.amqp.message import Message
 from holdfast.clients.amqp.pika import Connection
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
@@ -188,7 +188,8 @@ class Link:
             self._on_way[self._tag] = pending
             try:
                 message = pending.message
-                self._channel.basic_publish(message.exchange, message.routing_key, message.body, _properties(message), message.mandatory)
+                properties = pika.BasicProperties(type=message.kind, **message.properties)
+                self._channel.basic_publish(message.exchange, message.routing_key, message.body, properties, message.mandatory)
             except Exception as error:
                 # Before anything was written: the channel is gone, or AMQP cannot carry something.
                 del self._on_way[self._tag]
@@ -270,18 +271,3 @@ def _for(pending: _Pending, error: Exception) -> Exception:
     raised = Disconnected(str(error) or repr(error))
     raised.__cause__ = error
     return raised
-
-
-def _properties(message: Message) -> pika.BasicProperties:
-    return pika.BasicProperties(
-        content_type=message.content_type,
-        content_encoding=message.content_encoding,
-        headers=cast("Any", message.headers),
-        delivery_mode=PERSISTENT,
-        priority=message.priority,
-        correlation_id=message.correlation_id,
-        reply_to=message.reply_to,
-        expiration=message.expiration,
-        message_id=message.message_id,
-        type=message.kind,
-    )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any, TypedDict
 
 from holdfast.validation import Seconds, positive_seconds
 
@@ -36,6 +37,45 @@ class Message:
     headers: dict[str, object] | None
     priority: int | None
     expiration: str | None
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """AMQP's basic properties by name, but for `kind`, which the libraries call differently."""
+        return {
+            "content_type": self.content_type,
+            "content_encoding": self.content_encoding,
+            "headers": self.headers,
+            "delivery_mode": PERSISTENT,
+            "priority": self.priority,
+            "correlation_id": self.correlation_id,
+            "reply_to": self.reply_to,
+            "expiration": self.expiration,
+            "message_id": self.message_id,
+        }
+
+
+class Properties(TypedDict, total=False):
+    """What may be said of a message beside where it goes.
+
+    Args:
+        headers: strings, numbers, booleans, bytes, datetimes, and lists and mappings of them.
+        content_type: such as "application/json".
+        content_encoding: such as "gzip".
+        correlation_id: what it belongs to.
+        reply_to: where answers go.
+        kind: AMQP's `type`: what kind of message it is.
+        priority: 0 to 255, in queues that have priorities.
+        expires: seconds after which the queue drops it.
+    """
+
+    headers: Mapping[str, object] | None
+    content_type: str | None
+    content_encoding: str | None
+    correlation_id: str | None
+    reply_to: str | None
+    kind: str | None
+    priority: int | None
+    expires: Seconds | None
 
 
 def make(

@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ import pika.exceptions
 from holdfast import errors
 from holdfast.clients.amqp.errors import Disconnected
 from holdfast.clients.amqp.link import Link
-from holdfast.clients.amqp.message import Message, make
+from holdfast.clients.amqp.message import Message, Properties, make
 from holdfast.clients.amqp.pika import Connection, parameters_of
 from holdfast.clients.amqp.settings import Settings
 from holdfast.deadlines import ambient
@@ -34,7 +33,7 @@ from holdfast.policy import Policy
 from holdfast.validation import Seconds
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Self, Unpack
 
     from pika.connection import Parameters
 
@@ -78,14 +77,7 @@ class Publisher:
         message_id: str | None = None,
         *,
         mandatory: bool = True,
-        headers: Mapping[str, object] | None = None,
-        content_type: str | None = None,
-        content_encoding: str | None = None,
-        correlation_id: str | None = None,
-        reply_to: str | None = None,
-        kind: str | None = None,
-        priority: int | None = None,
-        expires: Seconds | None = None,
+        **properties: Unpack[Properties],
     ) -> str:
         """Publish a message and wait until the broker has it.
 
@@ -95,14 +87,7 @@ class Publisher:
             exchange: where it goes; "" is the default exchange.
             message_id: what consumers know it by; None for a random one.
             mandatory: whether having no queue for it is an error.
-            headers: strings, numbers, booleans, bytes, datetimes, and lists and mappings of them.
-            content_type: such as "application/json".
-            content_encoding: such as "gzip".
-            correlation_id: what it belongs to.
-            reply_to: where answers go.
-            kind: AMQP's `type`: what kind of message it is.
-            priority: 0 to 255, in queues that have priorities.
-            expires: seconds after which the queue drops it.
+            properties: headers, content_type, content_encoding, correlation_id, reply_to, kind, priority, expires; see `Properties`.
 
         Returns:
             The message's id.
@@ -114,21 +99,7 @@ class Publisher:
             ValueError, TypeError: an argument is not what AMQP can carry.
             RuntimeError: the publisher is closed.
         """
-        message = make(
-            body,
-            routing_key,
-            exchange,
-            message_id,
-            mandatory=mandatory,
-            headers=headers,
-            content_type=content_type,
-            content_encoding=content_encoding,
-            correlation_id=correlation_id,
-            reply_to=reply_to,
-            kind=kind,
-            priority=priority,
-            expires=expires,
-        )
+        message = make(body, routing_key, exchange, message_id, mandatory=mandatory, **properties)
         self.send(message)
         return message.message_id
 

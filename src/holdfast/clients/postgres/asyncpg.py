@@ -21,7 +21,7 @@ except ImportError as error:
     raise ImportError("holdfast.clients.postgres.asyncpg needs asyncpg: pip install asyncpg") from error
 
 from holdfast import errors
-from holdfast.clients.operation import Guarding
+from holdfast.clients.operation import Guarding, is_untrusted
 from holdfast.clients.postgres.asyncpg_loop import Connecting
 from holdfast.clients.postgres.codes import judge_code
 from holdfast.clients.postgres.server_timer import ServerTimer, margin
@@ -113,7 +113,7 @@ def judge(error: Exception) -> tuple[Verdict, bool]:
     if code:
         return judge_code(code)
     if isinstance(error, OSError):
-        return FAILURE, True
+        return FAILURE, not is_untrusted(error)
     return IGNORED, False
 
 

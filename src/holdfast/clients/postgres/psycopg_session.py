@@ -36,6 +36,9 @@ class Setting(NamedTuple):
     in_transaction: bool
 
 
+# psycopg's own: how often, in seconds, an operation that waits for nothing in particular looks around.
+INTERVAL = 0.1
+
 # Seconds for asking the server to stop a statement that was left.
 CANCEL_WITHIN = 0.05
 

@@ -72,37 +72,56 @@ def bounded(
         ServerGone: the server is dead.
         psycopg.OperationalError: the caller's own timeout passed.
     """
+    bounds = _Bounds(limit, liveness, interval, until)
     try:
         state = next(gen)
         while True:
-            now = clock.now()
-            over = None if limit is None else limit.over(now)
-            if over is not None:
-                raise over
-            if now >= until:
-                raise psycopg.errors._WaitTimeout("wait timeout expired")
-            if not liveness.look(now):
-                raise ServerGone("the server does not answer, on a new connection neither")
+            bounds.check()
             where, events = (fileno, state) if fileno is not None else cast("tuple[int, int]", state)
-            probe = liveness.probe
-            next_look = min(now + interval, until, liveness.next_look, math.inf if limit is None else limit.look_at(now))
-            got = yield Want(
-                where,
-                int(cast("int", events)),
-                None if probe is None else probe.sock.fileno(),
-                probe is not None and probe.writes,
-                next_look - now,
-            )
-            now = clock.now()
-            if got.events:
-                liveness.heard(now)
-            elif got.probe and not liveness.ready(now):
-                raise ServerGone("the server does not accept connections any more")
+            got = yield bounds.want(where, int(cast("int", events)))
+            bounds.heed(got)
             state = gen.send(got.events)
     except StopIteration as end:
         return cast("T", end.value)
     finally:
         liveness.close()
+
+
+class _Bounds:
+    """What bounds an operation: the deadline, the caller's own timeout, and whether the server is alive."""
+
+    __slots__ = ("_interval", "_limit", "_liveness", "_until")
+
+    def __init__(self, limit: Deadline | None, liveness: Liveness, interval: float, until: float) -> None:
+        self._limit = limit
+        self._liveness = liveness
+        self._interval = interval
+        self._until = until
+
+    def check(self) -> None:
+        """Raise what ends the operation, if something does."""
+        now = clock.now()
+        over = None if self._limit is None else self._limit.over(now)
+        if over is not None:
+            raise over
+        if now >= self._until:
+            raise psycopg.errors._WaitTimeout("wait timeout expired")
+        if not self._liveness.look(now):
+            raise ServerGone("the server does not answer, on a new connection neither")
+
+    def want(self, fileno: int, events: int) -> Want:
+        """What is waited for, until there is something to look at."""
+        now, limit, probe = clock.now(), self._limit, self._liveness.probe
+        look = min(now + self._interval, self._until, self._liveness.next_look, math.inf if limit is None else limit.look_at(now))
+        return Want(fileno, events, None if probe is None else probe.sock.fileno(), probe is not None and probe.writes, look - now)
+
+    def heed(self, got: Got) -> None:
+        """Take note of what came: anything from the server shows that it lives."""
+        now = clock.now()
+        if got.events:
+            self._liveness.heard(now)
+        elif got.probe and not self._liveness.ready(now):
+            raise ServerGone("the server does not accept connections any more")
 
 
 def run(gen: Bounded[T]) -> T:

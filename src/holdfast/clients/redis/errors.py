@@ -9,7 +9,7 @@ from typing import Any
 from redis import exceptions
 
 from holdfast import errors
-from holdfast.clients.operation import as_kind, refusal_kind
+from holdfast.clients.operation import as_kind, is_untrusted, refusal_kind
 from holdfast.deadlines import ambient
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict, deadline_behind
 
@@ -85,7 +85,7 @@ def judge(error: Exception) -> tuple[Verdict, bool]:
     if isinstance(error, _SERVER_FAILS):
         return FAILURE, isinstance(error, NOT_BEGUN)
     if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError, OSError)):
-        return FAILURE, True
+        return FAILURE, not is_untrusted(error)
     if isinstance(error, exceptions.ResponseError):
         return SUCCESS, False
     return IGNORED, False
