@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import weakref
 from dataclasses import dataclass, replace
-from operator import le
 from random import Random
 from typing import TYPE_CHECKING
 
-from holdfast.fleet.protocol import WHY, Answer, FleetState, Lent, milliseconds
-from holdfast.fleet.rules import Terms, looks_bad, rule_of
+from holdfast.fleet.protocol import WHY, Answer, FleetState, milliseconds
+from holdfast.fleet.rules import Terms, looks_bad, rule_of, unless_cleared
+from holdfast.fleet.spending import Spending
 from holdfast.policies.breaker import Circuit, State
-from holdfast.policies.shared import Account, Membership, Purse, Report, account, follow, report, terms
+from holdfast.policies.shared import Account, Membership, Report, follow, report
 
 if TYPE_CHECKING:
     from holdfast.policies.budget import Ledger
@@ -27,7 +27,6 @@ _JITTER = 0.2
 _SWEEP = 64
 _FORCED = (State.FORCED_OPEN, State.FORCED_CLOSED)
 _NOTHING: Report = Report([0, 0, 0], [0, 0, 0], False, False, 0, 0, 0, (0, 0), (0, 0), 0)
-_NO_ACCOUNT: Account = Account([0, 0], [0, 0], 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class Member:
         self._id = f"{terms.process}:{number}"
         # Weak: a policy lives as long as its program has it, and not for the fleet's sake.
         self._circuit = None if circuit is None else weakref.ref(circuit)
-        self._ledger = None if ledger is None else weakref.ref(ledger)
+        self.spending = Spending(ledger, past.requests)
         self.known = FleetState()
         self.seen: Answer | None = None  # the last answer
         self._terms = terms
@@ -76,22 +75,15 @@ class Member:
         self._rounds = 0
         self._said: object = None  # what the last round said that was answered
         self._saying: object = None
-        self._back = 0
         self._leaving = False
         self._peers, self._fewer_since = 1, math.inf  # how many processes there are, and since when fewer were heard of
         self._next = -math.inf  # when it asks, though it has nothing to say
         self._idle = terms.interval
         self._had = 0  # leases at the last round
         self._unused_since = math.inf
-        self._account = _NO_ACCOUNT
-        self._wanted = 0
-        self._purse_left = 1
         self._order_since = math.inf
         if circuit is not None:
             self._join(circuit, past)
-        if ledger is not None:
-            with ledger._lock:
-                self.purse = ledger.fleet = Purse(ledger, _told(past.requests, ledger._window.counted()))
 
     def _join(self, circuit: Circuit, past: Past) -> None:
         self.membership = Membership(circuit.config.max_probes)
@@ -101,19 +93,14 @@ class Member:
                 self.known = known
             if state in _FORCED and known.force != state.value:
                 self.membership.command = state  # somebody forced it before the process joined
-            open_ = state in (State.OPEN, State.HALF_OPEN) and known.state == "open"
-            self.membership.part(known.generation if open_ else 0, _told(past.calls, circuit._window.counted()))
+            open_ = state in (State.OPEN, State.HALF_OPEN) and self.known.state == "open"
+            self.membership.part(self.known.generation if open_ else 0, unless_cleared(past.calls, circuit._window.counted()))
             circuit.fleet = self.membership
 
     @property
     def circuit(self) -> Circuit | None:
         """The breaker; None where there is none, or no more."""
         return None if self._circuit is None else self._circuit()
-
-    @property
-    def ledger(self) -> Ledger | None:
-        """The budget, likewise."""
-        return None if self._ledger is None else self._ledger()
 
     # Speaking.
 
@@ -126,9 +113,9 @@ class Member:
             returning: it is not known whether the store is there again.
         """
         told = self._report(now)
-        paid = self._pay(now)
+        paid = self.spending.pay(now, self._leaving)
         saying = (told.ever, told.window[0] > 0, self._bad(told), told.shut, told.passed_in, told.failed_in, told.closed_in, paid.ever)
-        busy = told.held or self._had or told.asked or paid.refused or self._back or self._leaving
+        busy = told.held or self._had or told.asked or paid.refused or self.spending.back or self._leaving
         if not (busy or hinted or returning or saying != self._said or now >= self._next):
             return None
         self._saying = saying
@@ -157,24 +144,6 @@ class Member:
         elif self._unused_since == math.inf:
             self._unused_since = now
         return told
-
-    def _pay(self, now: float) -> Account:
-        self._back, ledger = 0, self.ledger
-        if ledger is None:
-            return _NO_ACCOUNT
-        purse, before = self.purse, self._account
-        paid = account(ledger, purse, now)
-        used = max(0, before.held - paid.held)
-        # A lease slides out of the fleet's window; before that it is renewed.
-        if paid.held and not purse.cut_off and (self._leaving or now - purse.lent_at > terms(ledger).span / 2):
-            with ledger._lock:
-                self._back, purse.lent = purse.lent, 0
-            paid = paid._replace(held=0)
-        demand = paid.refused + used
-        renews_unused = self._back and not demand and not self._purse_left
-        self._wanted = 0 if renews_unused or self._leaving else max(1, 2 * demand)
-        self._account = paid
-        return paid
 
     def _known(self, now: float) -> dict[str, object]:
         known = self.known
@@ -227,17 +196,11 @@ class Member:
         return circuit is not None and looks_bad(circuit.config, told.window)
 
     def _rules(self) -> dict[str, object]:
-        rules: dict[str, object] = {}
-        circuit, ledger = self.circuit, self.ledger
-        if circuit is not None:
-            rules["rule"] = {**rule_of(circuit.config), "quorum": self._terms.quorum, "lease": milliseconds(self._terms.lent_for)}
-        if ledger is not None:
-            ratio, floor, span = terms(ledger)
-            rules["terms"] = {"ratio": ratio, "floor": floor, "span": milliseconds(span)}
-            # Who comes back tells what it did before it is lent anything: the others do so at the same time.
-            most = 0 if self.purse.cut_off else 1 + 2 * self._account.window[0]
-            rules["purse"] = {"held": self._account.held, "wanted": min(most, self._wanted), "back": self._back, "most": most}
-        return rules
+        circuit = self.circuit
+        if circuit is None:
+            return self.spending.rules()
+        rule = {**rule_of(circuit.config), "quorum": self._terms.quorum, "lease": milliseconds(self._terms.lent_for)}
+        return {"rule": rule, **self.spending.rules()}
 
     # Learning.
 
@@ -254,15 +217,15 @@ class Member:
         self._idle = min(self._terms.idle, 2 * (self._idle if quiet else self._terms.interval))
         self._next = now + self._idle
         self._count_peers(answer.processes, now)
-        circuit, ledger = self.circuit, self.ledger
+        circuit = self.circuit
         if circuit is not None and answer.state is not None:
             self._follow(circuit, answer.state)
             with circuit._lock:
                 self.membership.lent = min(answer.probes, circuit.config.max_probes)
                 self.membership.lent_until = asked + self._terms.lent_for
             self._had = answer.probes
-        if ledger is not None and answer.budget is not None:
-            self._take(ledger, answer.budget, asked)
+        if answer.budget is not None:
+            self.spending.take(answer.budget, asked)
 
     def _count_peers(self, heard: int, now: float) -> None:
         # A store that forgot the fleet hears of it again process by process: fewer are believed when all had the time to come back.
@@ -293,17 +256,6 @@ class Member:
             return
         self.known = later
 
-    def _take(self, ledger: Ledger, lent: Lent, asked: float) -> None:
-        purse, (calls, spent) = self.purse, self._account.ever
-        with ledger._lock:
-            if not purse.lent:
-                purse.lent_at = asked
-            purse.lent += min(lent.lent, max(self._wanted, 1 + 2 * self._account.window[0]))
-            purse.reported, purse.spent_reported = calls, spent
-            purse.cut_off = False
-            self._account = self._account._replace(held=purse.lent)
-        self._purse_left = lent.left
-
     # Orders of people, and being alone.
 
     def order(self, now: float) -> tuple[str, float] | None:
@@ -329,16 +281,12 @@ class Member:
 
     def cut_off(self) -> None:
         """The store cannot be asked: the process goes on with its own counts, and its part of what the fleet had."""
-        circuit, ledger = self.circuit, self.ledger
+        circuit = self.circuit
         if circuit is not None:
             with circuit._lock:
                 self.membership.lent = max(1, circuit.config.max_probes // self._peers)
                 self.membership.lent_until = math.inf
-        if ledger is not None:
-            with ledger._lock:
-                self.purse.cut_off = True
-                self.purse.lent = 0
-                self.purse.floor_part = 1.0 / self._peers
+        self.spending.cut_off(self._peers)
 
     def farewell(self) -> None:
         """The next round is the last one, and gives back what was lent."""
@@ -346,16 +294,12 @@ class Member:
 
     def past(self) -> Past:
         """What is known and told, for the child of a fork."""
-        circuit, ledger = self.circuit, self.ledger
+        circuit = self.circuit
         calls: list[int] = []
-        requests: list[int] = []
         if circuit is not None:
             with circuit._lock:
                 calls = circuit._window.counted()
-        if ledger is not None:
-            with ledger._lock:
-                requests = ledger._window.counted()
-        return Past(self.known, tuple(calls), tuple(requests))
+        return Past(self.known, tuple(calls), tuple(self.spending.counted()))
 
     def leave(self) -> Past:
         """The process leaves the fleet: breaker and budget are its own again, in the state in which they are.
@@ -363,18 +307,9 @@ class Member:
         Returns:
             What is told already, and the order that holds, should it join again.
         """
-        past, circuit, ledger = self.past(), self.circuit, self.ledger
-        self._circuit = self._ledger = None
+        past, circuit, self._circuit = self.past(), self.circuit, None
         if circuit is not None:
             with circuit._lock:
                 circuit.fleet = None
-        if ledger is not None:
-            with ledger._lock:
-                ledger.fleet = None
+        self.spending.leave()
         return replace(past, known=FleetState(force=self.known.force, stamp=self.known.stamp))
-
-
-def _told(before: tuple[int, ...], counted: list[int]) -> list[int]:
-    """What of these counts was told before; nothing where they were cleared since."""
-    is_same = len(before) == len(counted) and all(map(le, before, counted))
-    return list(before) if is_same else [0] * len(counted)

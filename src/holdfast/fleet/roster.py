@@ -35,7 +35,7 @@ class Roster:
     def enlist(self) -> None:
         """Take in the policies that were made since, and let go of those that are gone."""
         entries = list(shared.entries.items())
-        budgets = {id(member.ledger) for member in self.members.values()}
+        budgets = {id(member.spending.ledger) for member in self.members.values()}
         for key, entry in entries:
             if key in self.members:
                 continue
@@ -52,7 +52,7 @@ class Roster:
     def _part(self, entries: Mapping[object, shared.Entry]) -> None:
         for key in self.members.keys() - entries.keys():
             member = self.members.pop(key)
-            orphan = member.ledger
+            orphan = member.spending.ledger
             told = member.leave()
             self._depart(member)
             heir = None if orphan is None else self._heir(orphan, entries)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import le
 from typing import cast
 
 from holdfast.fleet.protocol import milliseconds
@@ -55,3 +57,9 @@ def rule_of(config: Breaker) -> dict[str, object]:
     }
     rates = {"failure_rate": config.failure_rate, "slow_rate": config.slow_rate}
     return rule | {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def unless_cleared(told: Sequence[int], counted: list[int]) -> list[int]:
+    """What was told of these counts before; nothing where they were cleared since."""
+    is_same = len(told) == len(counted) and all(map(le, told, counted))
+    return list(told) if is_same else [0] * len(counted)
