@@ -28,7 +28,10 @@ EQUIVALENTS = ROOT / "tools" / "mutation_equivalents.txt"
 
 FILES = (
     *("backoff", "window", "deadlines", "headers", "locks", "outcome", "validation", "flow", "lanes", "race"),
-    *(f"policies/{name}" for name in ("retry", "budget", "breaker", "bulkhead", "places", "adaptive", "ratelimit", "hedge", "fallback")),
+    *(
+        f"policies/{name}"
+        for name in ("retry", "budget", "breaker", "probes", "bulkhead", "places", "adaptive", "ratelimit", "hedge", "fallback")
+    ),
 )
 
 # The tests that speak about these floors and need neither threads nor real time, so that a failure is the mutant's.

@@ -954,3 +954,16 @@ def test_a_probe_that_never_comes_back_does_not_keep_those_away_who_ask_first():
     assert circuit.admit(10.0)
     assert circuit.refusal(109.9)
     assert circuit.refusal(110.0) is None
+
+
+def test_a_permit_is_current_while_its_state_lasts():
+    circuit = Circuit(Breaker(consecutive=1, open_for=10.0, probe_share=1.0), "p", Random(1))
+    closed, failed = circuit.admit(0.0), circuit.admit(0.0)
+    assert circuit.is_current(closed)
+    circuit.settle(failed, FAILURE, 0.0, 0.1)
+    assert not circuit.is_current(closed)
+    probe, failed = circuit.admit(10.0), circuit.admit(10.0)
+    assert circuit.is_current(probe)
+    assert not circuit.is_current(closed)
+    circuit.settle(failed, FAILURE, 10.0, 0.1)
+    assert not circuit.is_current(probe)
