@@ -48,7 +48,7 @@ app = Workers("shop").asgi(
         deadline={"/": 1.0, "/reports": 20.0},
         requires={"/orders": [billing]},
         admission=Admission(limit=50, priority={"/": "normal", "/orders": "critical"}),
-        idempotency=Idempotency(MemoryStore()),
+        idempotency=Idempotency(MemoryStore()),  # of one process; for several workers RedisStore or SQLStore
         readiness=Readiness(drain=0.5),
     )
 )

@@ -15,6 +15,7 @@ from holdfast.servers.wsgi import Shield
 
 billing = Policy("billing", deadline=0.5, breaker=Breaker(min_calls=20))
 app = Flask(__name__)
+app.config["PROPAGATE_EXCEPTIONS"] = True  # to the shield, which answers; else Flask logs each deadline with its traceback
 
 
 @app.get("/")
@@ -41,6 +42,6 @@ app.wsgi_app = Shield(
     deadline={"/": 1.0, "/reports": 20.0},
     requires={"/orders": [billing]},
     admission=Admission(limit=50, priority={"/": "normal", "/orders": "critical"}),
-    idempotency=Idempotency(MemoryStore()),
+    idempotency=Idempotency(MemoryStore()),  # of one process; for several workers RedisStore or SQLStore
     readiness=Readiness(drain=0.5),
 )
