@@ -210,13 +210,13 @@ def _answer(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, 
 
 
 async def _first(answer: Coroutine[Any, Any, aiohttp.ClientResponse], reading: _Exchange) -> aiohttp.ClientResponse:
-    response = None
+    response: Any = None
     try:
         response = await answer
     finally:
         for lost in reading.over(response):
             lost.close()
-    return response
+    return cast("aiohttp.ClientResponse", response)
 
 
 async def _attempt(handler: aiohttp.ClientHandlerType, reading: _Exchange) -> aiohttp.ClientResponse:

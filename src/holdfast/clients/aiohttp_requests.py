@@ -43,6 +43,7 @@ class Written(Exchange):
 
     __slots__ = ("transport",)
 
+    request: Any
     transport: Any
 
 

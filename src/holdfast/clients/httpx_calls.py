@@ -156,7 +156,7 @@ class Calls(_Calls):
         """
         plan = self._policies.only or self._policies.plan(request.url.host)
         exchange = self._exchange(request, blind)
-        response = None
+        response: Any = None
         try:
             response = threads.run(plan, self._attempt, (exchange, send, streamed), {}, exchange)
         except Exception as error:
@@ -238,7 +238,7 @@ class AsyncCalls(_Calls):
         """Send a request through the policy of its host; see `Calls.make`."""
         plan = self._policies.only or self._policies.plan(request.url.host)
         exchange = self._exchange(request, blind)
-        response = None
+        response: Any = None
         try:
             response = await aio.run(plan, self._attempt, (exchange, send, streamed), {}, exchange)
         except Exception as error:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, getproxies_environment
 
@@ -48,7 +48,7 @@ _MINTED = "_holdfast_id"
 
 class _Error:
     request: requests.Request | requests.PreparedRequest | None = None
-    response: requests.Response | None = None
+    response: Any = None
 
 
 class DeadlineExceeded(_Error, errors.DeadlineExceeded, exceptions.Timeout):
@@ -154,7 +154,7 @@ class Adapter(requests.adapters.HTTPAdapter):
         exchange = _Exchange(request.method or "", request.headers, again, _OURS, request=request, rewind=rewind)
         plan = self._policies.only or self._policies.plan(_host(request.url))
         given = pools.TIMEOUTS if timeout is None else timeout
-        response = None
+        response: requests.Response | None = None
         try:
             response = threads.run(plan, self._attempt, (exchange, stream, given, verify, cert, proxies), {}, exchange)
         except Exception as error:
@@ -163,7 +163,7 @@ class Adapter(requests.adapters.HTTPAdapter):
         finally:
             for lost in exchange.over(response):
                 lost.close()
-        return response
+        return cast("requests.Response", response)
 
     def _attempt(self, exchange: Exchange, stream: bool, *options: Any) -> requests.Response:
         exchange.begin()

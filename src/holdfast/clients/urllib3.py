@@ -173,7 +173,7 @@ class _Guarded(PlainPool):
         options["release_conn"] = False
         send = partial(send, retries=False if own.total is False else _ONCE, **{**options, "preload_content": False})
         host = parse_url(url).host if self.proxy is not None else None
-        response = None
+        response: Any = None
         try:
             buffered = options.get("preload_content", True)
             plan = self.policies.only or self.policies.plan(host or self.host)
@@ -185,7 +185,7 @@ class _Guarded(PlainPool):
             for lost in exchange.over(response):
                 exchange.drop(lost)
         response.retries = own
-        return response
+        return cast("urllib3.BaseHTTPResponse", response)
 
 
 class _Exchange(Exchange):
