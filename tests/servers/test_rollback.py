@@ -183,6 +183,7 @@ SHOPS = [
     ("sync", "plain sqlalchemy"),
     ("sync", "psycopg"),
     ("gthread", "sqlalchemy"),
+    ("gthread", "plain sqlalchemy"),
     ("uvicorn", "async sqlalchemy"),
     ("uvicorn", "psycopg"),
 ]
@@ -198,8 +199,6 @@ def test_a_request_that_is_stopped_by_its_deadline_leaves_nothing(
         ways.append("hang")
     if kind == "sync":
         ways.append("spin")
-    if library == "plain sqlalchemy":
-        ways.remove("sleep")  # nothing in it obeys the deadline: that is what holdfast's engine is for
     server = shop(kind, library, database, tmp_path)
     with server.process:
         booted(server, looking)
@@ -214,7 +213,30 @@ def test_a_request_that_is_stopped_by_its_deadline_leaves_nothing(
         assert (orders(looking), half_orders(looking)) == (24, 0)
 
 
-@pytest.mark.parametrize(("kind", "library"), [("uvicorn", "async sqlalchemy"), ("sync", "sqlalchemy")])
+@pytest.mark.parametrize("kind", ["sync", "gthread"])
+def test_a_plain_engine_does_not_wait_for_a_server_that_has_stopped(
+    database: PostgresServer, looking: psycopg.Connection, tmp_path: Path, kind: str
+) -> None:
+    """Its driver knows no deadline, and a stopped server answers no request to cancel either."""
+    server = shop(kind, "plain sqlalchemy", database, tmp_path)
+    with server.process:
+        booted(server, looking)
+        database.suspend()
+        try:
+            answers = [server.get("/buy/a", method="POST") for _ in range(2)]
+        finally:
+            database.resume()
+        assert [answer.status for answer in answers] == [504, 504]
+        assert max(answer.took for answer in answers) < 3.0
+        assert none_open(looking, 3.0)
+        assert half_orders(looking) == 0
+        assert server.get("/buy/b", method="POST").status == 201
+
+
+@pytest.mark.parametrize(
+    ("kind", "library"),
+    [("uvicorn", "async sqlalchemy"), ("sync", "sqlalchemy"), ("gthread", "plain sqlalchemy")],
+)
 def test_a_request_whose_client_leaves_leaves_nothing(
     database: PostgresServer, looking: psycopg.Connection, tmp_path: Path, kind: str, library: str
 ) -> None:
@@ -232,7 +254,9 @@ def test_a_request_whose_client_leaves_leaves_nothing(
         assert server.get("/buy/b", method="POST").status == 201
 
 
-@pytest.mark.parametrize(("how", "library"), [("hang", "psycopg"), ("stuck", "sqlalchemy"), ("sleep", "sqlalchemy")])
+@pytest.mark.parametrize(
+    ("how", "library"), [("hang", "psycopg"), ("stuck", "sqlalchemy"), ("sleep", "sqlalchemy"), ("sleep", "plain sqlalchemy")]
+)
 def test_a_worker_that_its_master_kills_leaves_nothing(
     database: PostgresServer, looking: psycopg.Connection, tmp_path: Path, how: str, library: str
 ) -> None:

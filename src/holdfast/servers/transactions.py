@@ -10,8 +10,8 @@
    and when the answer says 400 or more: frameworks make answers of exceptions.
 3. What was stopped in the middle of a statement is cancelled at the server, and its connection closed, not given back to the pool.
 4. A worker that is killed takes its connection along, and the server rolls back as soon as it sees that: at once between statements, in
-   the middle of one when that ends. So a statement must not be without a bound: with the engines and connections of
-   `holdfast.clients.postgres`, `statement_timeout` follows what is left of the deadline.
+   the middle of one when that ends. So no statement is without a bound: `statement_timeout` is what was left of the deadline when the
+   transaction began, and with the engines and connections of `holdfast.clients.postgres` it follows it.
 
 `Idempotency(SQLStore(...))` does the same and keeps the answers; nobody needs both.
 """

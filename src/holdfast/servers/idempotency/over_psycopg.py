@@ -15,6 +15,7 @@ from holdfast.locks import Guarded
 from holdfast.servers.idempotency.finishing import to_the_end
 from holdfast.servers.idempotency.sql_sessions import Rows, unavailable
 from holdfast.servers.idempotency.sql_words import Values
+from holdfast.servers.overseer import oversee
 from holdfast.servers.rollback import adiscard, discard
 
 
@@ -76,6 +77,7 @@ class _ConnectionSession:
         self._give = give
         self._transaction: Any = None
         self._ended = False
+        self._overseen = oversee(connection)
 
     def enter(self) -> None:
         # A block of psycopg's: inside, `transaction()` is a savepoint, and `commit()` is an error.
@@ -83,20 +85,23 @@ class _ConnectionSession:
         self._transaction.__enter__()
 
     def execute(self, words: str, values: Values) -> Rows:
+        self._overseen.under_ambient()
         cursor = self.connection.execute(_pyformat(words), values)
         return [tuple(row) for row in cursor.fetchall()] if cursor.description is not None else []
 
     def commit(self) -> None:
+        self._overseen.under_ambient()
         self._transaction.__exit__(None, None, None)
         self._done()
 
     def roll_back(self) -> None:
         if self._ended:
             return
+        self._overseen.under_ambient()
         try:
-            if self._transaction is not None:
+            if self._transaction is not None and not self._overseen.cut:
                 _RolledBack.through(self._transaction)
-            if self.connection.info.transaction_status.name != "IDLE":
+            if self._overseen.cut or self.connection.info.transaction_status.name != "IDLE":
                 discard(self.connection)
         except BaseException:
             discard(self.connection)
@@ -104,6 +109,7 @@ class _ConnectionSession:
 
     def _done(self) -> None:
         self._ended = True
+        self._overseen.end()
         with contextlib.suppress(Exception):
             self._give(self.connection)
 
@@ -146,26 +152,30 @@ class _AsyncConnectionSession:
         self._give = give
         self._transaction: Any = None
         self._ended = False
+        self._overseen = oversee(connection)
 
     async def enter(self) -> None:
         self._transaction = self.connection.transaction()
         await self._transaction.__aenter__()
 
     async def execute(self, words: str, values: Values) -> Rows:
+        self._overseen.under_ambient()
         cursor = await self.connection.execute(_pyformat(words), values)
         return [tuple(row) for row in await cursor.fetchall()] if cursor.description is not None else []
 
     async def commit(self) -> None:
+        self._overseen.under_ambient()
         await self._transaction.__aexit__(None, None, None)
         await self._done()
 
     async def roll_back(self) -> None:
         if self._ended:
             return
+        self._overseen.under_ambient()
         try:
-            if self._transaction is not None:
+            if self._transaction is not None and not self._overseen.cut:
                 await _RolledBack.athrough(self._transaction)
-            if self.connection.info.transaction_status.name != "IDLE":
+            if self._overseen.cut or self.connection.info.transaction_status.name != "IDLE":
                 await adiscard(self.connection)
         except BaseException:
             await adiscard(self.connection)
@@ -173,6 +183,7 @@ class _AsyncConnectionSession:
 
     async def _done(self) -> None:
         self._ended = True
+        self._overseen.end()
         with contextlib.suppress(Exception):
             await self._give(self.connection)
 

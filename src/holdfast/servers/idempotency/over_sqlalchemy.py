@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import event, exc, text
 
+from holdfast.deadlines import ambient
+from holdfast.drivers import clock
 from holdfast.errors import DeadlineExceeded
 from holdfast.locks import Guarded
 from holdfast.servers.idempotency.finishing import to_the_end
 from holdfast.servers.idempotency.sql_sessions import Rows, unavailable
 from holdfast.servers.idempotency.sql_words import Values
+from holdfast.servers.overseer import oversee
 from holdfast.servers.rollback import adiscard_alchemy, discard_alchemy
+
+# Drivers that know libpq's `connect_timeout`; the least that it takes are 2 seconds.
+_LIBPQ = {"psycopg", "psycopg2"}
+_LEAST_CONNECT_TIMEOUT = 2
+
+
+def _connect_in_time(_dialect: object, _record: object, _args: object, parameters: dict[str, Any]) -> None:
+    limit = ambient.get()
+    if limit is not None:
+        left = max(_LEAST_CONNECT_TIMEOUT, math.ceil(limit.remaining(clock.now())))
+        parameters.setdefault("connect_timeout", left)
 
 
 class _Engine(Guarded):
     def __init__(self, engine: Any) -> None:
         super().__init__()
+        sync = getattr(engine, "sync_engine", engine)
+        if engine.dialect.driver in _LIBPQ:
+            event.listen(sync, "do_connect", _connect_in_time)
         levels = (engine.get_execution_options().get("isolation_level"), getattr(engine.dialect, "_on_connect_isolation_level", None))
         if "AUTOCOMMIT" in levels:
             raise ValueError("SQLStore.database must not be in AUTOCOMMIT: effects and record would be committed apart")
@@ -73,29 +91,37 @@ class _EngineSession:
         self.connection = connection
         self._transaction = transaction
         self._let = let
+        self._overseen = oversee(connection.connection.driver_connection)
 
     def execute(self, words: str, values: Values) -> Rows:
+        self._overseen.under_ambient()
         result = self.connection.execute(text(words), dict(values))
         return [tuple(row) for row in result] if result.returns_rows else []
 
     def commit(self) -> None:
         self._let()
+        self._overseen.under_ambient()
         try:
             self._transaction.commit()
         except BaseException:
             discard_alchemy(self.connection)
             raise
+        finally:
+            self._overseen.end()
         self.connection.close()
 
     def roll_back(self) -> None:
-        if self.connection.closed:
-            return
+        self._overseen.under_ambient()
         try:
-            self._transaction.rollback()
+            if self._overseen.cut:
+                discard_alchemy(self.connection)
+            elif not self.connection.closed:
+                self._transaction.rollback()
         except BaseException:
             discard_alchemy(self.connection)
-        else:
-            self.connection.close()
+        finally:
+            self._overseen.end()
+        self.connection.close()
 
 
 class AsyncEngineSource(_Engine):
@@ -119,26 +145,34 @@ class _AsyncEngineSession:
         self.connection = connection
         self._transaction = transaction
         self._let = let
+        self._overseen = oversee(connection.sync_connection.connection.driver_connection)
 
     async def execute(self, words: str, values: Values) -> Rows:
+        self._overseen.under_ambient()
         result = await self.connection.execute(text(words), dict(values))
         return [tuple(row) for row in result] if result.returns_rows else []
 
     async def commit(self) -> None:
         self._let()
+        self._overseen.under_ambient()
         try:
             await self._transaction.commit()
         except BaseException:
             await adiscard_alchemy(self.connection)
             raise
+        finally:
+            self._overseen.end()
         await self.connection.close()
 
     async def roll_back(self) -> None:
-        if self.connection.closed:
-            return
+        self._overseen.under_ambient()
         try:
-            await self._transaction.rollback()
+            if self._overseen.cut:
+                await adiscard_alchemy(self.connection)
+            elif not self.connection.closed:
+                await self._transaction.rollback()
         except BaseException:
             await adiscard_alchemy(self.connection)
-        else:
-            await self.connection.close()
+        finally:
+            self._overseen.end()
+        await self.connection.close()

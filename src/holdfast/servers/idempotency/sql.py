@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from holdfast.drivers import clock
+from holdfast.scope import remaining
 from holdfast.servers.idempotency.finishing import to_the_end
 from holdfast.servers.idempotency.sql_words import Exchange, Words
 from holdfast.servers.idempotency.store import Held, Running
@@ -100,6 +101,7 @@ class SQLStore:
             self._created = True
         session = source.begin()
         try:
+            _drive(session, self._words.begin(remaining()))
             held = None if key is None else _drive(session, self._words.claim(key, fingerprint))
         except BaseException as error:
             session.roll_back()
@@ -151,6 +153,7 @@ class SQLStore:
             self._created = True
         session = await source.begin()
         try:
+            await _adrive(session, self._words.begin(remaining()))
             held = None if key is None else await _adrive(session, self._words.claim(key, fingerprint))
         except BaseException as error:
             await to_the_end(session.roll_back())

@@ -6,11 +6,13 @@ same work, the second cannot commit. The lock only tells a duplicate early that 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
+from holdfast.servers.idempotency.finishing import ENDING
 from holdfast.servers.idempotency.keys import digest
 from holdfast.servers.idempotency.store import Held, Record, Running
 
@@ -31,7 +33,20 @@ class _Dialect:
     skip_locked: str
     lock: str | None  # try to lock a number for this transaction
     wait: str | None  # the same, and wait for it
+    notice: str = ""  # let the server see by itself that nobody waits for this transaction any more
+    bound: str = ""  # and let it end what runs, and the transaction where nothing runs, after these times
 
+
+# PostgreSQL looks for its client only when it has something to say, unless told otherwise (14 and newer, where its system can tell).
+_NOTICE = """
+SELECT CASE WHEN current_setting('client_connection_check_interval', true) = '0' AND position('linux' in version()) > 0
+THEN set_config('client_connection_check_interval', '1000', true) END"""
+
+# A `statement_timeout` that is shorter stays: the user's own, or one that follows the deadline.
+_BOUND = """,
+CASE WHEN CAST(current_setting('statement_timeout') AS interval) NOT BETWEEN interval '1 ms' AND CAST(CAST(:statement AS text) AS interval)
+THEN set_config('statement_timeout', CAST(:statement AS text), true) END,
+set_config('idle_in_transaction_session_timeout', CAST(:idle AS text), true)"""
 
 _DIALECTS = {
     "postgresql": _Dialect(
@@ -41,6 +56,8 @@ _DIALECTS = {
         skip_locked=" FOR UPDATE SKIP LOCKED",
         lock="SELECT pg_try_advisory_xact_lock(:number)",
         wait="SELECT pg_advisory_xact_lock(:number)",
+        notice=_NOTICE,
+        bound=_NOTICE + _BOUND,
     ),
     # A database of SQLite has one writer at a time, so its own lock is the lock; whoever does not get it in time is told so.
     "sqlite": _Dialect(
@@ -96,6 +113,20 @@ class Words:
             yield self._dialect.wait, {"number": self._number("create")}
         for statement in self.schema:
             yield statement, {}
+
+    def begin(self, left: float) -> Exchange[None]:
+        """Have the server end a transaction whose worker was killed, stopped or cut off from it.
+
+        Args:
+            left: seconds until the request's deadline; math.inf without one.
+        """
+        words = self._dialect
+        if left == math.inf:
+            if words.notice:
+                yield words.notice, {}
+        elif words.bound:
+            times = {"statement": left, "idle": left + ENDING}
+            yield words.bound, {name: f"{max(1, math.ceil(1000 * seconds))}ms" for name, seconds in times.items()}
 
     def claim(self, key: str, fingerprint: str) -> Exchange[Held | None]:
         """Lock a key and look for its record; None: it is ours."""

@@ -88,6 +88,8 @@ class _Run:
                 rest.close()
             if isinstance(error, DeadlineExceeded) and limit is not outer and error._source is limit:
                 return _give(refusal(504, "deadline-exceeded", "The request took longer than it may."), start_response)
+            if self._claim.connection is not None and isinstance(error, Exception):
+                check()  # what a driver raises whose statement was cut off says less
             raise
         finally:
             handle.connection = None
