@@ -15,7 +15,7 @@ from holdfast.replay.parts.rabbitmq import RabbitServer, rabbitmq_server
 @pytest.fixture(scope="session")
 def broker_of_session() -> Iterator[RabbitServer]:
     try:
-        with rabbitmq_server() as server:
+        with rabbitmq_server(settings={"max_message_size": "4000000"}) as server:
             yield server
     except Unavailable as missing:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))

@@ -17,9 +17,12 @@ import pytest
 
 import holdfast
 from holdfast import Backoff, Breaker, Bulkhead, Policy, Retry
-from holdfast.clients.amqp import AsyncPublisher, Blocked, Disconnected, Nacked, Publisher, Unroutable
+from holdfast.clients.amqp import AsyncPublisher, Blocked, Disconnected, Nacked, Publisher, TooLarge, Unroutable
 from holdfast.replay.parts.rabbitmq import RabbitServer
 from holdfast.testing.faults import FaultProxy, Reset, Silence
+
+# As the broker of these tests has it, see conftest.py.
+MAX_MESSAGE = 4_000_000
 
 
 class Driver:
@@ -152,6 +155,18 @@ def test_mandatory_without_a_queue_is_unroutable_and_the_breaker_does_not_mind(b
     assert time.monotonic() - began < 1, "it is not tried again"
     assert policy.breaker.state == "closed"
     publisher.publish(b"x", "no-such-queue", mandatory=False)
+
+
+def test_a_message_larger_than_the_broker_allows_is_not_tried_again(broker: RabbitServer, make: Make, queue: Queue) -> None:
+    policy = quick(breaker=Breaker(min_calls=1, consecutive=1))
+    publisher = make(broker.url, policy=policy)
+    began = time.monotonic()
+    with pytest.raises(TooLarge, match="larger than"):
+        publisher.publish(b"x" * (MAX_MESSAGE + 1), queue.name)
+    assert time.monotonic() - began < 1
+    assert policy.breaker.state == "closed"
+    assert len(publisher.many(5, queue.name)) == 5
+    publisher.close()
 
 
 def test_one_message_to_a_missing_exchange_does_not_fail_the_others(broker: RabbitServer, queue: Queue) -> None:

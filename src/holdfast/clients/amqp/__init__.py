@@ -15,7 +15,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from holdfast.clients.amqp.errors import Blocked, ChannelLost, Disconnected, Nacked, PublishError, Unroutable
+from holdfast.clients.amqp.errors import Blocked, ChannelLost, Disconnected, Nacked, PublishError, TooLarge, Unroutable
 
 if TYPE_CHECKING:
     from holdfast.clients.amqp.async_consumer import AsyncConsumer
@@ -36,6 +36,7 @@ __all__ = [
     "Poison",
     "PublishError",
     "Publisher",
+    "TooLarge",
     "Unroutable",
 ]
 

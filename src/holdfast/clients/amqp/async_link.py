@@ -6,14 +6,26 @@ import asyncio
 from typing import Any, cast
 
 from aiormq import spec
-from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelClosed, ChannelInvalidStateError, ChannelNotFoundEntity, DeliveryError
+from aiormq.exceptions import (
+    AMQPError,
+    ChannelAccessRefused,
+    ChannelClosed,
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    DeliveryError,
+)
 from aiormq.exceptions import PublishError as Returned
 
 from holdfast.clients.amqp.aio_pika import Connection
-from holdfast.clients.amqp.errors import Blocked, ChannelLost, Disconnected, Nacked, Unroutable
+from holdfast.clients.amqp.errors import Blocked, Disconnected, Nacked, Unroutable
+from holdfast.clients.amqp.judging import why_closed
 from holdfast.clients.amqp.message import Message
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
+
+# aiormq keeps AMQP's reply codes to itself, as classes.
+_CODES = {ChannelAccessRefused: 403, ChannelNotFoundEntity: 404, ChannelPreconditionFailed: 406}
 
 # Timers of a loop ring by its clock, a rounding apart from ours.
 _EARLY = 2e-3
@@ -116,10 +128,8 @@ class AsyncLink:
         if isinstance(error, DeliveryError):
             return Nacked(name, "the broker refused the message")
         if isinstance(error, ChannelClosed):
-            # One message closed the channel for all. 403 and 404 name the exchange that it went to.
             self.give_up("the broker closed the channel")
-            refused = isinstance(error, (ChannelNotFoundEntity, ChannelAccessRefused))
-            return Unroutable(name, str(error)) if refused and f"'{message.exchange}'" in str(error) else ChannelLost(str(error))
+            return why_closed(message, _CODES.get(type(error), 0), str(error))
         return Disconnected(str(error) or repr(error))
 
     def _listen_for_blocked(self, connection: Any) -> None:

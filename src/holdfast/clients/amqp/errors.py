@@ -2,6 +2,7 @@
 
 PublishError
  |- Unroutable      mandatory, and no queue is bound where it was sent; the broker has dropped it
+ |- TooLarge        larger than the broker allows
  |- Nacked          the broker refused it: an error of its own, or a queue that is full
  '- Blocked         the broker takes no messages now (connection.blocked): memory or disk; also Rejected where nothing was sent
 
@@ -31,6 +32,10 @@ class PublishError(Exception):
 
 class Unroutable(PublishError):
     """There is no queue that the message would go to."""
+
+
+class TooLarge(PublishError):
+    """The message is larger than the broker allows."""
 
 
 class Nacked(PublishError):

@@ -5,7 +5,10 @@ The libraries' errors are known by their names and modules: importing one librar
 
 from __future__ import annotations
 
-from holdfast.clients.amqp.errors import Blocked, ChannelLost, Disconnected, Nacked, Unroutable
+import re
+
+from holdfast.clients.amqp.errors import Blocked, ChannelLost, Disconnected, Nacked, TooLarge, Unroutable
+from holdfast.clients.amqp.message import Message
 from holdfast.clients.operation import is_untrusted
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict
 
@@ -19,13 +22,16 @@ _FINAL = frozenset(
         "ProbableAuthenticationError",
     }
 )
+# RabbitMQ's words for a message that is larger than its `max_message_size`.
+_SIZE = re.compile(r"message size (\d+) .*larger than")
+
 _LOST = "StreamLostError"
 _LIBRARIES = ("pika", "aiormq", "aio_pika", "pamqp")
 
 
 def judge(error: Exception) -> tuple[Verdict, bool]:
     """How `error` counts for the broker, and whether the same thing may work another time."""
-    if isinstance(error, Unroutable):
+    if isinstance(error, (Unroutable, TooLarge)):
         return SUCCESS, False
     if isinstance(error, Blocked):
         return FAILURE, False
@@ -39,6 +45,23 @@ def judge(error: Exception) -> tuple[Verdict, bool]:
     if ours or isinstance(error, OSError):
         return FAILURE, True
     return IGNORED, False  # a mistake of the caller's: it says nothing about the broker
+
+
+def why_closed(message: Message, code: int, text: str) -> Exception:
+    """What it means for a message on its way that the broker closed the channel; one message closes it for all.
+
+    Args:
+        message: which may be the one.
+        code: AMQP's reply code.
+        text: the broker's words. They name what was wrong, and so tell whose fault it was.
+    """
+    told = f"{code} {text}"
+    size = _SIZE.search(text)
+    if code in {403, 404} and f"'{message.exchange}'" in text:
+        return Unroutable(message.message_id, told)
+    if size is not None and int(size[1]) == len(message.body):
+        return TooLarge(message.message_id, told)
+    return ChannelLost(told)
 
 
 def _is_final(error: BaseException | None) -> bool:

@@ -17,6 +17,7 @@ import pika.exceptions
 from pika.spec import Basic
 
 from holdfast.clients.amqp.errors import Blocked, ChannelLost, Disconnected, Nacked, Unroutable
+from holdfast.clients.amqp.judging import why_closed
 from holdfast.clients.amqp.message import Message
 from holdfast.clients.amqp.pika import Connection
 from holdfast.deadlines import ambient
@@ -263,11 +264,7 @@ class Link:
 def _for(pending: _Pending, error: Exception) -> Exception:
     """What the end of a connection means for one message that was on its way."""
     if isinstance(error, pika.exceptions.ChannelClosedByBroker):
-        # One message closed the channel for all. 403 and 404 name the exchange that it went to.
-        message = pending.message
-        if error.reply_code in {403, 404} and f"'{message.exchange}'" in error.reply_text:
-            return Unroutable(message.message_id, f"{error.reply_code} {error.reply_text}")
-        return ChannelLost(f"{error.reply_code} {error.reply_text}")
+        return why_closed(pending.message, error.reply_code, error.reply_text)
     raised = Disconnected(str(error) or repr(error))
     raised.__cause__ = error
     return raised
