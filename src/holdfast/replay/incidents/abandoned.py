@@ -115,8 +115,8 @@ def play(stage: Stage) -> Incident:
 
 def _headlines(stage: Stage, runs: dict[str, Run]) -> list[Headline]:
     _, storm = _phases(stage)
-    served = {name: f"{_good(run, *storm):.0%}" for name, run in runs.items()}
-    abandoned = {name: f"{_abandoned(stage, run):.0%}" for name, run in runs.items()}
+    served = {name: f"{100 * _good(run, *storm):.0f} %" for name, run in runs.items()}
+    abandoned = {name: f"{100 * _abandoned(stage, run):.0f} %" for name, run in runs.items()}
     still_open = {name: str(run.open_transactions) for name, run in runs.items()}
     return [
         Headline(what="worker time spent on clients who have left", **abandoned),
@@ -248,13 +248,13 @@ def _shown(stage: Stage, run: Run) -> list[Claim]:
         Claim(
             text="Unprotected: workers work mostly for clients who have left",
             bar="more than half of their busy seconds",
-            measured=f"{share:.0%}",
+            measured=f"{100 * share:.0f} %",
             held=share > 0.5,
         ),
         Claim(
             text="Unprotected: users whose requests are quick are not served either",
             bar="less than half as often as before",
-            measured=f"{during / before:.0%} ({during:.0%} of the requests, {before:.0%} before)",
+            measured=f"{100 * during / before:.0f} % ({100 * during:.0f} % of the requests, {100 * before:.0f} % before)",
             held=during < before / 2,
         ),
         Claim(
@@ -277,13 +277,13 @@ def _kept(stage: Stage, run: Run) -> list[Claim]:
         Claim(
             text="Protected: hardly any work for clients who have left",
             bar="under 5 % of the busy seconds",
-            measured=f"{share:.2%}",
+            measured=f"{100 * share:.2f} %",
             held=share < 0.05,
         ),
         Claim(
             text="Protected: the other users' goodput is unharmed",
             bar="within 1 % of the baseline",
-            measured=f"{during / before - 1:+.2%} ({during:.2%} of the requests, {before:.2%} before)",
+            measured=f"{100 * (during / before - 1):+.2f} % ({100 * during:.2f} % of the requests, {100 * before:.2f} % before)",
             held=during >= 0.99 * before,
         ),
         Claim(
@@ -295,7 +295,7 @@ def _kept(stage: Stage, run: Run) -> list[Claim]:
         Claim(
             text="Protected: who cannot be served within the SLA hears so before leaving",
             bar="at least 99 %",
-            measured=f"{1 - silent / len(slow):.1%} of {len(slow)} slow orders got an answer",
+            measured=f"{100 * (1 - silent / len(slow)):.1f} % of {len(slow)} slow orders got an answer",
             held=silent <= 0.01 * len(slow),
         ),
     ]

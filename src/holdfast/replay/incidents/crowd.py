@@ -286,7 +286,7 @@ def _shown(run: Run) -> list[Claim]:
         Claim(
             text="Unprotected: it does not recover as long as the crowd clicks",
             bar=f"below 20 % of the checkouts of {_LAST:g} s succeed, from {run.end - _TAIL - _LAST - CRASH_AT:g} s after the crash on",
-            measured=f"{run.good_at_the_end:.0%}",
+            measured=f"{100 * run.good_at_the_end:.0f} %",
             held=run.good_at_the_end < 0.2,
         ),
     ]
@@ -309,7 +309,7 @@ def _kept(runs: dict[str, Run]) -> list[Claim]:
         Claim(
             text="Protected: while billing is down it is hardly called",
             bar="95 % fewer calls a second than unprotected",
-            measured=f"{1 - rate / bare_rate:.1%} fewer ({rate:.1f} a second, {bare_rate:.1f} unprotected)",
+            measured=f"{100 * (1 - rate / bare_rate):.1f} % fewer ({rate:.1f} a second, {bare_rate:.1f} unprotected)",
             held=rate <= 0.05 * bare_rate,
         ),
         Claim(

@@ -153,9 +153,9 @@ def _felt(name: str, both: Both) -> Claim:
     # A lock that could not be given back, since its store was out of reach, is held until its time is over.
     over = None if run.delay is None else run.delay - max(both.lasted, run.allowed)
     return Claim(
-        text=f"Protected, {name}: felt, waited for and over",
-        bar=f"felt within {SOON:g} s, one receipt within {SOON:g} s of the fault's end and the lock's, no work outside of the lock",
-        measured=f"felt after {_said(run.felt)}, {len(run.receipts)} receipt {_said(after)} after its end, outside {run.outside:.2f} s",
+        text=f"Protected, {name}: noticed soon, and one receipt soon after it has ended",
+        bar=f"noticed within {SOON:g} s, the receipt within {SOON:g} s of the end of fault and lock, no work outside of the lock",
+        measured=f"noticed after {_said(run.felt)}, {len(run.receipts)} receipt {_said(after)} after its end, outside {run.outside:.2f} s",
         held=run.outside == 0 and len(run.receipts) == 1 and _soon(run.felt) and _soon(over),
     )
 

@@ -19,7 +19,7 @@ from holdfast.replay.parts.process import Unavailable
 from holdfast.replay.results import Chart, Claim, Figure, Headline, Incident, Series, Skipped
 from holdfast.replay.stage import Stage, difference
 
-TITLE = "Spikes"
+TITLE = "Rare stalls, and the storm of retries after them"
 
 PERCENTILES = (50, 99, 99.9, 99.99)
 

@@ -76,7 +76,7 @@ def play(stage: Stage) -> Incident:
 
 def _headlines(stage: Stage, runs: dict[str, Run]) -> list[Headline]:
     _, slow = _phases(stage)
-    answered = {name: f"{_answered(run, 'S2S', *slow):.0%}" for name, run in runs.items()}
+    answered = {name: f"{100 * _answered(run, 'S2S', *slow):.0f} %" for name, run in runs.items()}
     tail = {name: f"{_latency(run, 'S2S', 99, *slow):.0f} ms" for name, run in runs.items()}
     busy = {name: f"{statistics.median(run.watch.numbers('busy', *slow)):g} of {WORKERS}" for name, run in runs.items()}
     return [
@@ -186,7 +186,7 @@ def _shown(stage: Stage, run: Run) -> list[Claim]:
         Claim(
             text="Unprotected: partners' requests, which do not need the provider, are answered less than half as often",
             bar="below 50 % of the baseline",
-            measured=f"{during / before:.0%} ({during:.0%} of the requests, {before:.0%} before)",
+            measured=f"{100 * during / before:.0f} % ({100 * during:.0f} % of the requests, {100 * before:.0f} % before)",
             held=during < before / 2,
         ),
         Claim(
@@ -210,7 +210,7 @@ def _kept(stage: Stage, run: Run) -> list[Claim]:
         Claim(
             text="Protected: partners' throughput stays at its baseline",
             bar="within 1 %",
-            measured=f"{during / before - 1:+.2%} ({during:.2%} of the requests answered, {before:.2%} before)",
+            measured=f"{100 * (during / before - 1):+.2f} % ({100 * during:.2f} % of the requests answered, {100 * before:.2f} % before)",
             held=abs(during / before - 1) <= 0.01,
         ),
         Claim(
@@ -236,7 +236,7 @@ def _back(stage: Stage, run: Run) -> Claim:
     return Claim(
         text=f"Protected: customers are served again {stage.seconds(AGAIN_WITHIN):g} s after the provider's recovery",
         bar="at least 90 %",
-        measured=f"{good / len(later):.1%} of {len(later)}",
+        measured=f"{100 * good / len(later):.1f} % of {len(later)}",
         held=good >= 0.9 * len(later),
     )
 
