@@ -48,7 +48,7 @@ _MINTED = "_holdfast_id"
 
 class _Error:
     request: requests.Request | requests.PreparedRequest | None = None
-    response: Any = None
+    response: requests.Response | None = None
 
 
 class DeadlineExceeded(_Error, errors.DeadlineExceeded, exceptions.Timeout):
@@ -154,7 +154,7 @@ class Adapter(requests.adapters.HTTPAdapter):
         exchange = _Exchange(request.method or "", request.headers, again, _OURS, request=request, rewind=rewind)
         plan = self._policies.only or self._policies.plan(_host(request.url))
         given = pools.TIMEOUTS if timeout is None else timeout
-        response: requests.Response | None = None
+        response: Any = None
         try:
             response = threads.run(plan, self._attempt, (exchange, stream, given, verify, cert, proxies), {}, exchange)
         except Exception as error:
