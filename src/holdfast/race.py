@@ -34,7 +34,7 @@ class Race:
         alone: whether doing it twice would do harm: no rival is started.
     """
 
-    __slots__ = ("_last", "_plan", "_started", "_uncounted", "deadline", "running")
+    __slots__ = ("_failure", "_last", "_plan", "_started", "_uncounted", "deadline", "running")
 
     def __init__(self, plan: Plan, now: float, outer: Deadline | None, alone: bool = False) -> None:
         budget = plan.deadline
@@ -48,6 +48,7 @@ class Race:
         self._started = 1 + (cast("Hedge", plan.hedge).extra if alone else 0)
         self._last = now  # when the last attempt began, or was refused by the budget
         self._uncounted = plan.budget
+        self._failure: BaseException | None = None  # of the last attempt that ran
         self.running = 1
 
     def patience(self, now: float) -> float | None:
@@ -75,11 +76,22 @@ class Race:
     def ended(self, error: BaseException | None, elapsed: float, now: float) -> bool:
         """An attempt came to its end; True when that decides the call."""
         self.running -= 1
+        decides = error is None or not isinstance(error, Exception) or self.running == 0
         if not isinstance(error, Rejected):
             self._count(now)
+            self._failure = None if decides else error
         if error is None:
             cast("Patience", self._plan.patience).learn(elapsed, now)
-        return error is None or not isinstance(error, Exception) or self.running == 0
+        return decides
+
+    def refused(self) -> None:
+        """The last attempt was refused. Raises what failed before it, if anything did: who has run once is not told that nothing ran."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback holds this frame: no ring of the two
 
     def lost(self, elapsed: float, now: float) -> None:
         """An attempt was beaten. It would have taken longer still, and leaving it out would make the percentile too low."""

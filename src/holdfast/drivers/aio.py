@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers.backends import Backend, Cutoff, backend
 from holdfast.drivers.clock import Clock, current, now
+from holdfast.errors import Rejected
 from holdfast.events import listeners
 from holdfast.flow import Call
 from holdfast.lanes import refuse, rescue
@@ -204,6 +205,9 @@ async def _run_race(
     try:
         # Each attempt is cut off at the deadline by itself, and counts then; cutting the race off would merely cancel them.
         return await loop.race(race, clock, attempt)
+    except Rejected:
+        race.refused()
+        raise
     finally:
         ambient.reset(token)
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers.clock import Clock, current
+from holdfast.errors import Rejected
 from holdfast.plan import Plan
 from holdfast.race import Race
 
@@ -47,6 +48,9 @@ def race(plan: Plan, outer: Deadline | None, once: bool, attempt: Callable[[], C
                 ended = done.pop()
                 if race.ended(ended.exception(), now - began.pop(ended), now):
                     return ended.result()
+    except Rejected:
+        race.refused()
+        raise
     finally:
         done = ended = None  # type: ignore[assignment]  # an error's traceback holds this frame: no ring of the two
         now = clock.now()

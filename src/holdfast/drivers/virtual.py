@@ -21,6 +21,7 @@ from math import inf
 from typing import Any, TypeAlias, TypeVar, cast
 
 from holdfast.deadlines import Deadline
+from holdfast.errors import Rejected
 from holdfast.flow import Call
 from holdfast.plan import Plan, Queue, Sleep, Step
 from holdfast.policies.places import Ticket
@@ -214,6 +215,9 @@ def _race(world: World, plan: Plan, dependency: Dependency[R], outer: Deadline |
                 if error is not None:
                     raise error
                 return result  # type: ignore[return-value]  # it is an R where no error was reported
+    except Rejected:
+        race.refused()
+        raise
     finally:
         for began, process in running.items():
             process.close()

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import holdfast
-from holdfast import Breaker, BreakerOpen, Budget, Bulkhead, BulkheadFull, DeadlineExceeded, Fallback, Hedge, Policy, events
+from holdfast import Breaker, BreakerOpen, Budget, Bulkhead, BulkheadFull, DeadlineExceeded, Fallback, Hedge, Policy, RateLimit, events
 from holdfast.errors import ClientGone
 from holdfast.policies.hedge import Patience
 from holdfast.testing import FakeClock, Scripted, Step
@@ -81,6 +81,16 @@ def test_when_all_have_failed_the_last_failure_is_raised():
     first, second = ConnectionError("first"), ConnectionError("second")
     dependency = Scripted(Step(after=0.5, error=first), Step(after=1.0, error=second))
     assert call(Policy("p", hedge=Hedge(after=0.2)), dependency) == (second, 1.2)
+
+
+def test_a_rival_that_is_refused_at_last_does_not_hide_that_the_call_ran():
+    error = ConnectionError()
+    dependency = Scripted(Step(after=0.5, error=error))
+    clock = FakeClock()
+    policy = Policy("p", hedge=Hedge(after=0.2), breaker=Breaker(consecutive=1), rate_limit=RateLimit(1, wait=5.0))
+    assert call(policy, dependency, clock) == (error, pytest.approx(1.0))
+    assert isinstance(call(policy, dependency, clock)[0], BreakerOpen)
+    assert dependency.calls == 1
 
 
 def test_a_failure_before_the_hedge_is_the_outcome():
