@@ -7,7 +7,7 @@ a second call for those few, so it is for idempotent calls only, and inside a bu
 2. At most `extra` rivals, each only if the budget grants it and the deadline leaves time.
 3. Each attempt passes the breaker, the limits and the attempt timeout like any other.
 4. The first success wins; the others are cancelled and count as nothing. A failure waits for the attempts that still run; when all have
-   failed, the last failure is raised.
+   failed, the last failure is raised; a refusal only where no attempt ran.
 5. Blocking calls hedge only on an executor that the user gives, since a thread cannot be cancelled: losers run to their end there.
 """
 
