@@ -94,6 +94,24 @@ def test_a_key_is_claimed_once_and_its_answer_shared(make: Any) -> None:
     assert other.claim() == Record("f", b"answer \x00\n\xff")
 
 
+@pytest.mark.realtime
+def test_a_claim_that_was_given_up_is_not_made_later(make: Any, server: RedisServer) -> None:
+    """A server that was stopped does what it was asked when it goes on."""
+    one = make(timeout=0.2)
+    one.end(one.claim("other"), "free")  # connected
+    server.suspend()
+    try:
+        with pytest.raises(StoreUnavailable):
+            one.claim()
+    finally:
+        server.resume()
+    deadline = time.monotonic() + 5.0
+    while not hasattr(claim := one.claim(), "keep"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert one.end(claim, "keep", b"answer") is True
+
+
 def test_a_freed_key_can_be_claimed_again(make: Any) -> None:
     one = make()
     one.end(one.claim(), "free")

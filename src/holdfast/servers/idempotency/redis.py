@@ -7,6 +7,7 @@ import json
 import math
 import secrets
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.errors import StoreUnavailable
@@ -69,13 +70,15 @@ class RedisStore:
     ) -> None:
         try:
             import redis
-            from redis.exceptions import RedisError
+            from redis.exceptions import RedisError, ResponseError
         except ImportError as error:
             raise ImportError("RedisStore needs the extra: pip install 'holdfast[redis]'") from error
         if not isinstance(cast("object", url), str) or not url.startswith(("redis://", "rediss://", "unix://")):
             # It may have a password in it, so it is not repeated.
             raise ValueError("RedisStore.url must begin with redis://, rediss:// or unix://")
         self._errors = RedisError
+        self._answers = ResponseError  # the server has said no
+        self._failures = (RedisError, OSError, asyncio.TimeoutError)
         self._interrupted = choice("RedisStore.interrupted", interrupted, INTERRUPTED)
         self._timeout = positive_seconds("RedisStore.timeout", timeout)
         self._prefix = prefix
@@ -90,22 +93,59 @@ class RedisStore:
         """See `Store.claim`."""
         claim = RedisClaim(self, key, fingerprint, lease, ttl)
         try:
-            held = self._client.eval(_CLAIM, 1, claim.name, claim.marker, claim.held_for)
+            held = self._take(claim)
         except self._errors as error:
             raise _unavailable(error) from error
         return claim if held is None else self._read(held)
+
+    def _take(self, claim: RedisClaim) -> Any:
+        pool: Any = self._client.connection_pool  # not typed
+        connection = pool.get_connection()
+        try:
+            connection.send_command("EVAL", _CLAIM, 1, claim.name, claim.marker, claim.held_for)
+            return connection.read_response(disconnect_on_error=False)
+        except self._answers:
+            raise
+        except BaseException:
+            # The server may still take the key when it comes to it. What follows on the same connection, in its turn, gives it back.
+            with suppress(*self._failures):
+                connection.send_command("EVAL", _END, 1, claim.name, claim.marker, b"", 1, check_health=False)
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
 
     async def aclaim(self, key: str | None, fingerprint: str, *, lease: float, ttl: float) -> RedisClaim | Held:
         """See `Store.claim`."""
         claim = RedisClaim(self, key, fingerprint, lease, ttl)
         try:
-            held = await self._aclient().eval(_CLAIM, 1, claim.name, claim.marker, claim.held_for)
+            held = await self._atake(claim)
         except self._errors as error:
             raise _unavailable(error) from error
-        except asyncio.CancelledError:
-            await to_the_end(claim._aend(b""))  # it may be ours, and nobody knows that
-            raise
         return claim if held is None else self._read(held)
+
+    async def _atake(self, claim: RedisClaim) -> Any:
+        pool: Any = self._aclient().connection_pool
+        connection = await pool.get_connection()
+        try:
+            await connection.send_command("EVAL", _CLAIM, 1, claim.name, claim.marker, claim.held_for)
+            held = await connection.read_response(disconnect_on_error=False)
+        except self._answers:
+            await pool.release(connection)
+            raise
+        except BaseException:
+            await to_the_end(self._agive_back(pool, connection, claim))
+            raise
+        await pool.release(connection)
+        return held
+
+    async def _agive_back(self, pool: Any, connection: Any, claim: RedisClaim) -> None:
+        try:
+            with suppress(*self._failures):  # see `_take`
+                await connection.send_command("EVAL", _END, 1, claim.name, claim.marker, b"", 1, check_health=False)
+            await connection.disconnect()
+        finally:
+            await pool.release(connection)
 
     def close(self) -> None:
         """Close the connections of blocking code; the next use opens them again."""
