@@ -61,6 +61,23 @@ def test_waiting_for_a_connection_ends_at_the_deadline_in_asyncio(server: Postgr
     asyncio.run(main())
 
 
+def test_a_connection_is_given_back_also_by_a_task_that_is_cancelled_just_then(server: PostgresServer):
+    async def main() -> None:
+        async with await postgres.acreate_pool(server.url, min_size=1, max_size=1) as pool:
+            taken = await pool.getconn()
+            async with pool._lock:
+                giving = asyncio.create_task(pool.putconn(taken))
+                await asyncio.sleep(0.01)
+                giving.cancel()
+                await asyncio.sleep(0.01)
+            await asyncio.wait({giving})
+            assert giving.cancelled()
+            assert await pool.getconn(1.0) is taken
+            await pool.putconn(taken)
+
+    asyncio.run(main())
+
+
 def test_connections_that_ended_in_the_pool_are_not_handed_out(server: PostgresServer):
     with postgres.create_pool(server.url, policy=Policy("pool", deadline=5.0), min_size=3, max_size=3) as pool:
         pool.wait()

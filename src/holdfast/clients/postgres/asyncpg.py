@@ -22,7 +22,7 @@ except ImportError as error:
 
 from holdfast import errors
 from holdfast.clients.operation import Guarding, is_untrusted
-from holdfast.clients.postgres.asyncpg_loop import Connecting
+from holdfast.clients.postgres.asyncpg_loop import Connecting, forget
 from holdfast.clients.postgres.codes import judge_code
 from holdfast.clients.postgres.server_timer import ServerTimer, margin
 from holdfast.deadlines import Deadline, ambient, restore
@@ -204,7 +204,7 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no ty
             if not task.done():
                 task.cancel()
                 self.terminate()
-                task.add_done_callback(_forget)
+                task.add_done_callback(forget)
 
     async def _ask(self, within: float) -> None:
         writer: asyncio.StreamWriter | None = None
@@ -244,8 +244,3 @@ class _Protocol:
             return self._connection._guarded(self._inner, name, args, options)
 
         return bounded
-
-
-def _forget(task: asyncio.Future[Any]) -> None:
-    if not task.cancelled():
-        task.exception()  # asked for, so that asyncio does not report it as lost

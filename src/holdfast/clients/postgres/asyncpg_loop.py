@@ -31,8 +31,18 @@ class Connecting:
     async def create_connection(self, factory: Callable[[], Any], host: str, port: int, *, ssl: Any = None) -> tuple[Any, Any]:
         """See asyncio."""
         sock = await aconnect((host, port), self._options)
+        protocol = factory()
         try:
-            return await self._loop.create_connection(factory, sock=sock, ssl=ssl, server_hostname=host if ssl else None)
+            return await self._loop.create_connection(lambda: protocol, sock=sock, ssl=ssl, server_hostname=host if ssl else None)
         except BaseException:
             sock.close()
+            answer = getattr(protocol, "on_data", None)  # of the server, to whether it has TLS: nobody waits for it any more
+            if answer is not None:
+                answer.add_done_callback(forget)
             raise
+
+
+def forget(future: asyncio.Future[Any]) -> None:
+    """Ask for its error, so that asyncio does not report it as lost."""
+    if not future.cancelled():
+        future.exception()

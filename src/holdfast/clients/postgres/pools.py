@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,6 +109,15 @@ class AsyncConnectionPool(psycopg_pool.AsyncConnectionPool[AsyncConnection[Any]]
             if taken.session.is_well:
                 return taken
             await self.putconn(taken)
+
+    async def putconn(self, conn: AsyncConnection[Any]) -> None:
+        """See psycopg_pool, which loses the connection where whoever gives it back is cancelled just then."""
+        giving = asyncio.ensure_future(super().putconn(conn))
+        try:
+            await asyncio.shield(giving)
+        except asyncio.CancelledError:
+            await asyncio.wait({giving})
+            raise
 
 
 def _arguments(
