@@ -134,7 +134,7 @@ def test_slow_but_in_time_is_no_loss() -> None:
         relay = Relay(redis.port)
         relay.delay = 0.05
         try:
-            with hosts(2, relay.url, breaker=RULE) as fleet:
+            with hosts(2, relay.url, breaker=RULE, timeout=PATIENT) as fleet:
                 with quiet_calls(fleet):
                     time.sleep(1.0)
                 fleet[0].do(do.force, "force_open")

@@ -67,7 +67,7 @@ def test_keys_of_another_type_are_mended_and_reported() -> None:
             host.do(do.set_failing, True)
             host.do(do.calls, 15)
         until(lambda: all(host.do(do.state) != "closed" for host in fleet))
-        until(lambda: ["a key of type list"] in [[event.what for event in host.do(do.told, "FleetIgnored")] for host in fleet])
+        until(lambda: "a key of type list" in [event.what for host in fleet for event in host.do(do.told, "FleetIgnored")])
         for host in fleet:
             host.do(do.set_failing, False)
             host.do(do.pump)

@@ -49,7 +49,6 @@ class Agent:
         self._rng = random.Random()
         self._wake = Event()
         self._hints: set[str] = set()
-        self._deaf_until = float("-inf")
         self._dialogue = Dialogue(self.settings, self._rng)
         self._dialogue.roster.resume(past)
         self._thread = Thread(target=self._run, name="holdfast-fleet", daemon=True)
@@ -118,7 +117,7 @@ class Agent:
             left = until - monotonic()
             if left <= 0:
                 return
-            hears = self._dialogue.connected and monotonic() >= self._deaf_until
+            hears = self._dialogue.connected and monotonic() >= self._dialogue.deaf_until
             if not (hears and self._listen(min(left, _SLICE))):
                 self._wake.wait(min(left, _SLICE))
         self._wake.clear()
@@ -133,7 +132,7 @@ class Agent:
                 self._hints.update(store.changes(seconds))
         except Exception as error:
             # The rounds say whether the store is there. Without its word of changes they are only learnt of a little later.
-            self._deaf_until = monotonic() + IDLE_DEAF
+            self._dialogue.deaf_until = monotonic() + IDLE_DEAF
             if is_forbidden(error):
                 self._dialogue.ignored("", "the user may not subscribe to the fleet's channel")
             return False

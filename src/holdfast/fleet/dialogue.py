@@ -67,7 +67,7 @@ class Dialogue:
         self.roster = Roster(self._terms, rng)
         self.store = RedisStore(settings.address, settings.prefix, settings.timeout)
         self._policy = _policy(settings)
-        self._all_asked = self._next_ping = float("-inf")
+        self.deaf_until = self._all_asked = self._next_ping = float("-inf")
         self._reported: set[str] = set()
 
     @property
@@ -193,6 +193,8 @@ class Dialogue:
         since, self.away_since = self.away_since, None
         if since is not None:
             self._reported.clear()
+            # Sentinels do not agree at once, and redis-py ends the connection that is back when one more of them is asked.
+            self.deaf_until = monotonic() + IDLE_DEAF
             events.publish([events.FleetBack("", monotonic() - since)])
 
     def ignored(self, policy: str, what: str) -> None:
