@@ -193,17 +193,20 @@ class _Console(code.InteractiveConsole):
         self.raised.append("SyntaxError")
 
 
-def test_the_first_example_can_be_typed_into_a_repl(capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's first block, line by line as a user types it: every error is one that it announces."""
-    first = examples((ROOT / "README.md").read_text(encoding="utf-8"))[0]
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_examples_can_be_typed_into_a_repl(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The blocks, line by line as a user types or pastes them: every error is one that is announced."""
     console = _Console()
-    more = False
-    for line in first.source.splitlines():
-        more = console.push(line)
-    assert not more, "the last statement is not complete: a def needs an empty line after it"
-    assert console.raised == [what.split(":")[0] for kind, what in claims(first.source).values() if kind == "raises"]
-    shown = capsys.readouterr().out.splitlines()
-    assert [what for kind, what in claims(first.source).values() if kind == "->" and what not in shown] == []
+    for example in examples((ROOT / page).read_text(encoding="utf-8")):
+        if example.skipped is not None:
+            continue
+        more, console.raised = False, []
+        for line in example.source.splitlines():
+            more = console.push(line)
+        assert not more, f"line {example.line}: the last statement is not complete: a def needs an empty line after it"
+        assert console.raised == [what.split(":")[0] for kind, what in claims(example.source).values() if kind == "raises"], example.line
+        shown = capsys.readouterr().out.splitlines()
+        assert [what for kind, what in claims(example.source).values() if kind == "->" and what not in shown] == [], example.line
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
