@@ -223,6 +223,17 @@ def test_an_answer_that_is_preloaded_can_be_looked_at_as_ever():
         assert client.request("HEAD", server.url).data == b""
 
 
+@pytest.mark.parametrize("preload", [True, False])
+@pytest.mark.parametrize("length", [b"-5", b"ffffffffffffffffffff", b"zz"])
+def test_a_chunk_of_an_impossible_length_is_the_servers_failure(length, preload):
+    answer = Answer(200, length + b"\r\nabc\r\n", {"Transfer-Encoding": "chunked", "Connection": "close"})
+    with serving(lambda _: answer) as server, manager(breaker=Breaker(consecutive=1)) as http:
+        with pytest.raises(urllib3.exceptions.ProtocolError):
+            b"".join(http.request("GET", server.url, preload_content=preload).stream(3))
+        with pytest.raises(BreakerOpen):
+            http.request("GET", server.url)
+
+
 def test_headers_go_out_as_urllib3_writes_them_and_none_can_be_put_into_another():
     sent = {"X-Plain": "a: b", "X-Latin": "gr\xfc\xdfe", "X-Number": 7, "X-Empty": "", "X-Spaces": "  a  "}
     sent["User-Agent"] = urllib3.util.SKIP_HEADER

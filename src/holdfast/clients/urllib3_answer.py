@@ -10,6 +10,7 @@ import http.client
 import io
 import re
 import socket
+import sys
 from typing import Any, cast
 
 from holdfast import net
@@ -108,6 +109,13 @@ class Answer(http.client.HTTPResponse):
         except ValueError:
             return None
         return length if length >= 0 else None
+
+    def _safe_read(self, amt: int) -> bytes:
+        if (
+            not 0 <= amt <= sys.maxsize
+        ):  # what a chunk says of its length; http.client lets a ValueError out, as if the caller were to blame
+            raise http.client.IncompleteRead(b"")
+        return cast("bytes", super()._safe_read(amt))  # type: ignore[misc]
 
     def _read_headers(self) -> http.client.HTTPMessage:
         lines: list[bytes] = []

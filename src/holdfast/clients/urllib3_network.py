@@ -155,6 +155,7 @@ class Lent(HTTPResponse):
     """A response that is still being read: under the call's deadline, and with its place and permit until it is read or closed."""
 
     _lease: _Lease
+    _breaking = False
 
     @contextmanager
     def _error_catcher(self) -> Iterator[None]:
@@ -182,8 +183,16 @@ class Lent(HTTPResponse):
 
     def close(self) -> None:
         """See urllib3."""
-        self._lease.end(SUCCESS)
+        if not self._breaking:
+            self._lease.end(SUCCESS)
         super().close()
+
+    def _update_chunk_length(self) -> None:
+        self._breaking = True  # urllib3 closes a response here before it says what is wrong with it
+        try:
+            super()._update_chunk_length()
+        finally:
+            self._breaking = False
 
     def __del__(self) -> None:
         self._lease.end(IGNORED)  # nobody closed it: that says nothing about the server, but its place is needed
