@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:Deprecati
 def name():
     unique = f"test {uuid.uuid4()}/ä"
     yield unique
-    (host._folder() / f"{host.quote(unique, safe='')}.bulkhead").unlink()
+    (host.folder() / f"{host.quote(unique, safe='')}.bulkhead").unlink()
 
 
 def held_elsewhere(name, limit=1):
@@ -195,7 +195,7 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_link_in_the_place_of_the_file_is_not_followed(tmp_path, monkeypatch):
-    monkeypatch.setattr(host, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(host, "folder", lambda: tmp_path)
     (tmp_path / "linked.bulkhead").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
         Policy("linked", bulkhead=Bulkhead(1, across="host"))

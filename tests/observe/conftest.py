@@ -10,5 +10,5 @@ def _alone(tmp_path, monkeypatch):
     """Policies that other tests keep alive, and pools of workers of other runs on this machine, are not looked at."""
     folder = tmp_path / "pools"
     folder.mkdir(mode=0o700)
-    monkeypatch.setenv("HOLDFAST_WORKERS_DIR", str(folder))
+    monkeypatch.setenv("HOLDFAST_RUN_DIR", str(folder))
     monkeypatch.setattr(policy, "_plans", {})

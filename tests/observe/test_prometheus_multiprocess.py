@@ -39,7 +39,7 @@ def gunicorn(request):
             name="gunicorn",
             folder=folder,
             ready=lambda: accepts(port),
-            environment={"PROMETHEUS_MULTIPROC_DIR": str(values), "HOLDFAST_WORKERS_DIR": str(folder)},
+            environment={"PROMETHEUS_MULTIPROC_DIR": str(values), "HOLDFAST_RUN_DIR": str(folder)},
             death_signal="TERM",
         )
         with server:

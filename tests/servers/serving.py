@@ -80,7 +80,7 @@ def serve(kind: str, folder: Path, source: str, *options: str, app: str = "serve
     """Write the application into the folder and describe its server; enter `.process` to start it."""
     (folder / f"{app.partition(':')[0]}.py").write_text(textwrap.dedent(source))
     port = free_port()
-    environment = {"HOLDFAST_WORKERS_DIR": str(folder / "workers"), "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
+    environment = {"HOLDFAST_RUN_DIR": str(folder / "workers"), "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
     process = Process(command(kind, port, app, *options), name=kind, folder=folder, ready=lambda: accepts(port), environment=environment)
     return Served(process, port)
 

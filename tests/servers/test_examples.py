@@ -31,7 +31,7 @@ SERVED = [
 @pytest.fixture(params=SERVED, ids=[f"{name}-{kind}" for name, kind, _ in SERVED])
 def shop(request, tmp_path, monkeypatch):
     name, kind, options = request.param
-    monkeypatch.setenv("HOLDFAST_WORKERS_DIR", str(tmp_path / "workers"))
+    monkeypatch.setenv("HOLDFAST_RUN_DIR", str(tmp_path / "workers"))
     served = serve(kind, tmp_path, (EXAMPLES / f"{name}.py").read_text(), *options, app=f"{name}:app")
     served.kind, served.name = kind, name
     with served.process:

@@ -5,13 +5,15 @@ import http.client
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 from serving import eventually, serve
 
-from holdfast.servers import Workers, kernel, scoreboard, workers
+from holdfast.servers import Workers, kernel, workers
 from holdfast.servers.gunicorn import pool_name
 
 WSGI = """
@@ -43,7 +45,7 @@ HOOKS = ("-c", "python:holdfast.servers.gunicorn", "--name", "web")
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOLDFAST_WORKERS_DIR", str(tmp_path / "workers"))
+    monkeypatch.setenv("HOLDFAST_RUN_DIR", str(tmp_path / "workers"))
 
 
 def there():
@@ -227,14 +229,40 @@ def test_a_name_that_is_no_files_name_is_refused(name):
         Workers(name)
 
 
-def test_a_folder_that_others_can_write_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.delenv("HOLDFAST_WORKERS_DIR")
-    open_to_all = tmp_path / f"holdfast-{os.getuid()}"
-    open_to_all.mkdir()
-    open_to_all.chmod(0o777)
-    monkeypatch.setattr(scoreboard, "SHARED", tmp_path)
-    with pytest.raises(PermissionError, match="must be a folder that only user"):
-        workers.folder()
+@pytest.mark.realtime
+@pytest.mark.parametrize(("kind", "source"), [("sync", WSGI), ("uvicorn-worker", ASGI.format(imports="", wrap=""))])
+def test_workers_end_with_a_master_that_was_killed(kind, source, tmp_path):
+    """Also under load, so that the next master gets the port."""
+    server = serve(kind, tmp_path, source, *HOOKS)
+    ended = threading.Event()
+
+    def load():
+        while not ended.is_set():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                server.get("/?0.01")
+
+    clients = [threading.Thread(target=load) for _ in range(4)]
+    with server.process:
+        assert eventually(lambda: (there() or {"workers": 0})["workers"] == 1)
+        for client in clients:
+            client.start()
+        try:
+            os.kill(server.process.pid, signal.SIGKILL)
+            assert eventually(lambda: workers.snapshot("web")["workers"] == 0, 5.0)
+        finally:
+            ended.set()
+            for client in clients:
+                client.join()
+
+
+def test_the_file_of_a_pool_that_ended_long_ago_is_removed():
+    left = subprocess.run([sys.executable, "-c", "from holdfast.servers import Workers; Workers('ended').join()"], check=True)
+    Workers("lives").join()
+    for name in ("ended", "lives"):
+        os.utime(workers.folder() / f"{name}.workers", (0, 0))
+    assert left.returncode == 0
+    Workers("new").join()
+    assert [found["name"] for found in workers.snapshots()] == ["lives", "new"]
 
 
 def test_gunicorns_process_name_becomes_a_pools_name():

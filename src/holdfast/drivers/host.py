@@ -152,17 +152,23 @@ def _open(name: str) -> _File:
     encoded = quote(name, safe="", errors="backslashreplace")
     if len(encoded) > _LONGEST_NAME:
         raise ValueError(f"Policy.name must be at most {_LONGEST_NAME} bytes with a bulkhead across the host, got {len(encoded)}")
-    path = _folder() / f"{encoded}.bulkhead"
+    path = folder() / f"{encoded}.bulkhead"
     with _opening:
         if path not in _files:
             _files[path] = _File(path)
         return _files[path]
 
 
-def _folder() -> Path:
-    """HOLDFAST_RUN_DIR, or one that is ours alone: where others may write, somebody could put a file or link of this name there first."""
+def folder() -> Path:
+    """Where processes of this user meet: `HOLDFAST_RUN_DIR`, or a folder that is ours alone. Where others may write, somebody could put a
+    file or link of this name there first.
+
+    Raises:
+        PermissionError: it is somebody else's.
+    """
     given = os.environ.get("HOLDFAST_RUN_DIR")
     if given:
+        Path(given).mkdir(mode=0o700, parents=True, exist_ok=True)
         return Path(given)
     # Nothing tidies up /dev/shm while the machine runs, as some systems do /tmp: a new file would be a second set of places.
     parent = Path("/dev/shm")  # noqa: S108  (checked below)
@@ -172,7 +178,7 @@ def _folder() -> Path:
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise PermissionError(f"{path} must be a directory that only user {os.geteuid()} can write to")
+        raise PermissionError(f"{path} must be a directory that only user {os.geteuid()} can write to; or set HOLDFAST_RUN_DIR")
     return path
 
 

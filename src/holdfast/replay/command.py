@@ -123,7 +123,7 @@ def _play(given: Namespace) -> int:
     skipped: list[Skipped] = []
     with terminal.Progress() as progress, Folder("replay") as folder:
         # What processes of a machine share: another replay at the same time must not be counted in.
-        os.environ["HOLDFAST_RUN_DIR"] = os.environ["HOLDFAST_WORKERS_DIR"] = str(folder)
+        os.environ["HOLDFAST_RUN_DIR"] = str(folder)
         machine = _machine()
         for number in sorted(set(given.incidents)) or incidents.numbers():
             _one(number, given.seed, scale, folder, progress, played, skipped)

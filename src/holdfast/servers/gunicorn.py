@@ -12,7 +12,9 @@ The pool is named after gunicorn's `proc_name` (`--name`), and without one after
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +60,12 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """In the worker, before it serves: warm up what is cold, join the pool, and count from now on."""
+    """In the worker, before it serves: end with the master, warm up what is cold, join the pool, and count from now on."""
+    # Orphans of a master that was killed would keep the port from the next one: under load gunicorn's sync worker does not look whether
+    # it is one, and uvicorn's never does.
+    kernel.signal_at_parents_end(signal.SIGTERM)
+    if os.getppid() != worker.ppid:
+        os.kill(os.getpid(), signal.SIGTERM)
     gunicorn_readiness.warm_in_worker(worker)
     pool = _pool(worker.cfg)
     kind = _kind(worker)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ _TCP_INFO = getattr(socket, "TCP_INFO", None)
 _WAITING = 8 + 4 * 4  # tcpi_unacked: connections that wait to be accepted
 _ROOM = 8 + 4 * 5  # tcpi_sacked: how many may
 _SINCE_DATA = 8 + 4 * 11  # tcpi_last_data_recv: milliseconds since the peer last sent something, or since it connected
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _LISTEN = "0A"  # include/net/tcp_states.h
 _TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
@@ -53,6 +56,14 @@ def _number(sock: object, offset: int, scale: float) -> float | None:
         return int(struct.unpack_from("=I", info, offset)[0]) * scale
     except (OSError, AttributeError, struct.error):  # no TCP, closed, or no socket at all
         return None
+
+
+def signal_at_parents_end(number: int) -> None:
+    """Have this signal sent to this process when the thread that forked it ends. Linux; elsewhere nothing happens."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
 
 
 def inode(sock: object) -> int | None:

@@ -15,11 +15,15 @@ import fcntl
 import mmap
 import os
 import re
-import tempfile
+import time
 from bisect import bisect_left
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+
+from holdfast.drivers.host import folder
+
+# Seconds after which the file of a pool that nobody joined or left any more is removed by the next pool that begins.
+_STALE = 86400.0
 
 _MAGIC = 0x686F6C6466617301  # "holdfas" and the version of the layout
 _WIDTH = 32  # numbers in a slot; the first slot is the pool's own
@@ -37,25 +41,7 @@ _FIRST, _USED = 0, 1  # of the pool's own: the magic number, and how many slots 
 # Upper ends in seconds of the classes in which waits are counted; the last has none.
 BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
-SHARED = Path("/dev/shm")  # noqa: S108  (what is made there is ours alone, and checked to be)
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-
-
-def folder() -> Path:
-    """Where the files of this user's pools lie: `HOLDFAST_WORKERS_DIR`, or a folder in shared memory or in the system's for such.
-
-    Raises:
-        PermissionError: the folder is there and belongs to somebody else.
-    """
-    given = os.environ.get("HOLDFAST_WORKERS_DIR")
-    base = SHARED if SHARED.is_dir() else Path(tempfile.gettempdir())
-    path = Path(given) if given else base / f"holdfast-{os.getuid()}"
-    path.mkdir(mode=0o700, parents=bool(given), exist_ok=True)
-    status = path.lstat()
-    if not given and (status.st_uid != os.getuid() or path.is_symlink() or status.st_mode & 0o077):
-        raise PermissionError(f"{path} must be a folder that only user {os.getuid()} can use; remove it, or set HOLDFAST_WORKERS_DIR")
-    return path
 
 
 def check_name(name: object) -> str:
@@ -88,6 +74,8 @@ class Scoreboard:
         path = folder() / f"{name}.workers"
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
         self._file = os.open(path, flags, 0o600)
+        if create:
+            os.utime(self._file)  # at once, so that nobody takes it for a stale one
         try:
             with self._locked():
                 size = 8 * _WIDTH * (_SLOTS + 1)
@@ -116,6 +104,7 @@ class Scoreboard:
     def take(self, pid: int) -> int:
         """A slot for this process: the index of its first number, or 0 where all are taken."""
         numbers = self.numbers
+        os.utime(self._file)
         with self._locked():
             for slot in range(1, _SLOTS + 1):
                 first = slot * _WIDTH
@@ -129,6 +118,7 @@ class Scoreboard:
 
     def left(self, pid: int) -> None:
         """The process is gone: its slot is free."""
+        os.utime(self._file)
         with self._locked():
             for first in self._taken():
                 if self.numbers[first + PID] == pid:
@@ -161,6 +151,18 @@ class Scoreboard:
             yield
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+def remove_stale() -> None:
+    """Remove the files of pools that have ended a day ago or longer; whoever watches them has seen that by now."""
+    for path in folder().glob("*.workers"):
+        with suppress(OSError, ValueError):
+            if time.time() - path.stat().st_mtime > _STALE:
+                board = Scoreboard(path.stem, create=False)
+                living, _ = board.slots()
+                board.close()
+                if not living:
+                    path.unlink()
 
 
 def wait_class(seconds: float) -> int:

@@ -22,9 +22,9 @@ from pathlib import Path
 from threading import Lock
 
 from holdfast.drivers import clock
+from holdfast.drivers.host import folder
 from holdfast.scope import deadline
 from holdfast.servers import machine_lock
-from holdfast.servers.scoreboard import folder
 
 WarmUp = Callable[[], object]
 

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from holdfast.drivers.host import folder
 from holdfast.servers import kernel
 from holdfast.servers.calling import call_app
 from holdfast.servers.scoreboard import (
@@ -33,7 +34,7 @@ from holdfast.servers.scoreboard import (
     WAITS,
     Scoreboard,
     check_name,
-    folder,
+    remove_stale,
     wait_class,
 )
 from holdfast.validation import count
@@ -89,6 +90,7 @@ class Workers:
                 return
             if self._board is None:
                 self._board = Scoreboard(self.name, create=True)
+                remove_stale()
             self._slot = self._board.take(os.getpid())
             if self._slot:
                 self._describe(self._board, listeners, places or self._places)
