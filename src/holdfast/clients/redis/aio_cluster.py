@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -18,10 +19,11 @@ from redis.backoff import NoBackoff
 
 from holdfast.clients.redis.aio import AsyncPubSub, guarded
 from holdfast.clients.redis.aio_connections import class_for
-from holdfast.clients.redis.cluster import REDIRECTIONS, cluster_options, in_order, map_errors
+from holdfast.clients.redis.cluster import EVERY, REDIRECTIONS, cluster_options, half, in_order, map_errors, raise_if_over
 from holdfast.clients.redis.commands import Command, command_of, is_repeatable
 from holdfast.clients.redis.settings import Settings
 from holdfast.clients.redis.turns import afirst_answer
+from holdfast.drivers import clock
 from holdfast.policy import Policy
 from holdfast.validation import Seconds
 
@@ -54,6 +56,7 @@ class AsyncRedisCluster(redis.asyncio.cluster.RedisCluster):
         self.settings = settings
         self._in_doubt = False
         self._suspect = ""
+        self._refreshed = -math.inf
         self.connection_kwargs["connection_class"] = kind  # which is the map's too
         for node in self.nodes_manager.startup_nodes.values():
             node.connection_class = kind
@@ -63,14 +66,25 @@ class AsyncRedisCluster(redis.asyncio.cluster.RedisCluster):
 
     async def initialize(self, *_: Any, **__: Any) -> AsyncRedisCluster:
         """See redis-py. What is in use stays connected when the map is not to be had."""
-        if self._initialize or self._in_doubt:
-            self._lock = self._lock or asyncio.Lock()
+        self._lock = self._lock or asyncio.Lock()
+        if self._initialize:
             async with self._lock:
-                if self._initialize or self._in_doubt:
-                    nodes = in_order(self.nodes_manager.startup_nodes.values(), self._suspect)
-                    await afirst_answer(self._ask_for_map, nodes, self.settings.dead_after)
-                    self._initialize = self._in_doubt = False
+                if self._initialize:
+                    await self._refresh(self.settings.dead_after)
+        elif self._in_doubt and not self._lock.locked() and clock.now() >= self._refreshed + EVERY:
+            async with self._lock:
+                try:
+                    await self._refresh(half(self.settings.dead_after))
+                except (exceptions.RedisError, OSError) as error:
+                    raise_if_over(error)  # the old map may still serve
         return self
+
+    async def _refresh(self, seconds: float) -> None:
+        try:
+            await afirst_answer(self._ask_for_map, in_order(self.nodes_manager.startup_nodes.values(), self._suspect), seconds)
+            self._initialize = self._in_doubt = False
+        finally:
+            self._refreshed = clock.now()
 
     async def _ask_for_map(self, node: ClusterNode) -> None:
         manager = self.nodes_manager
@@ -122,8 +136,7 @@ class AsyncRedisCluster(redis.asyncio.cluster.RedisCluster):
         host, port = self.nodes_manager.remap_host_port(told.host or asked.host, told.port)  # no host: the one that was asked
         found: ClusterNode | None = self.get_node(host, port)
         if found is None:
-            self._in_doubt = True
-            await self.initialize()
+            await self._refresh(self.settings.dead_after)
             found = self.get_node(host, port)
         if found is None:
             raise exceptions.ClusterDownError(f"sent to {host}:{port}, which is not on the cluster's map")

@@ -6,7 +6,7 @@ It is redis-py's, and finds the nodes of commands as that does. What is differen
 
 1. An attempt goes to one node, and where that sends it (MOVED, ASK). redis-py's own further attempts, and its pauses, are off.
 2. A node that did not answer, or MOVED, puts the map of the cluster in doubt: the next attempt begins with asking for it, each node for its
-   share of the time, those that are suspected last. So a deadline that is shorter than everything still leads to the new master.
+   share of half of the time, the suspected one last. So a deadline that is shorter than everything still leads to the new master.
 """
 
 # redis-py's annotations are partial.
@@ -14,6 +14,7 @@ It is redis-py's, and finds the nodes of commands as that does. What is differen
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -28,7 +29,6 @@ from redis.cluster import ClusterNode, PipelineCommand, PipelineStrategy
 from redis.connection import parse_url
 from redis.retry import Retry
 
-from holdfast import errors
 from holdfast.clients.redis.client import PubSub, guarded
 from holdfast.clients.redis.commands import Command, command_of, is_repeatable
 from holdfast.clients.redis.connections import class_for
@@ -37,6 +37,7 @@ from holdfast.clients.redis.turns import first_answer
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
 from holdfast.policy import Policy
+from holdfast.scope import remaining
 from holdfast.validation import Seconds
 
 if not hasattr(redis.asyncio.cluster, "ClusterPubSub"):
@@ -48,6 +49,9 @@ N = TypeVar("N", bound="redis.cluster.ClusterNode | redis.asyncio.cluster.Cluste
 
 # How often an attempt lets itself be sent on. A cluster that is well does it once, or twice while slots move.
 REDIRECTIONS = 5
+
+# Seconds between two looks at a map that is in doubt: many commands that fail at once must not make it worse.
+EVERY = 0.1
 
 
 def cluster_from_url(
@@ -95,7 +99,8 @@ def _made(rules: tuple[Policy | None, Seconds, Collection[str]], address: tuple[
     nodes = made.nodes_manager
     nodes.__class__ = _Nodes
     made.settings = Settings(*rules, in_doubt=nodes.initialize)
-    nodes.in_doubt, nodes.suspect, nodes.dead_after, nodes.refreshing = False, "", made.settings.dead_after, threading.Lock()
+    nodes.in_doubt, nodes.suspect, nodes.dead_after = False, "", made.settings.dead_after
+    nodes.refreshing, nodes.refreshed = threading.Lock(), -math.inf
     return cast("RedisCluster", made)
 
 
@@ -106,24 +111,29 @@ class _Nodes(redis.cluster.NodesManager):
     suspect: str
     dead_after: float
     refreshing: threading.Lock
+    refreshed: float  # when the map was last asked for
 
     def initialize(self, *_: Any, **__: Any) -> None:
         """See redis-py, which does this wherever something has failed, also when the time is over."""
         self.in_doubt = True
 
     def refresh(self) -> None:
-        """Ask for the map, if it is in doubt; whoever comes meanwhile waits, until its own deadline."""
-        if not self.in_doubt:
+        """Ask for the map, if it is in doubt. That takes half of the time that is left at most: the old map may still serve."""
+        if not self.in_doubt or clock.now() < self.refreshed + EVERY or not self.refreshing.acquire(timeout=half(self.dead_after)):
             return
-        limit = ambient.get()
-        if not self.refreshing.acquire(timeout=-1 if limit is None else min(limit.remaining(clock.now()), threading.TIMEOUT_MAX)):
-            raise errors.DeadlineExceeded() if limit is None else limit.exceeded(clock.now())
         try:
             if self.in_doubt:
-                first_answer(self._ask, in_order(self.startup_nodes.values(), self.suspect), self.dead_after)
-                self.in_doubt = False
+                self.ask_for_map(half(self.dead_after))
+        except (exceptions.RedisError, OSError) as error:
+            raise_if_over(error)
         finally:
+            self.refreshed = clock.now()
             self.refreshing.release()
+
+    def ask_for_map(self, seconds: float) -> None:
+        """Ask one node after the other. Raises what the last one raised."""
+        first_answer(self._ask, in_order(self.startup_nodes.values(), self.suspect), seconds)
+        self.in_doubt = False
 
     def _ask(self, node: ClusterNode) -> None:
         every, self.startup_nodes = self.startup_nodes, {node.name: node}
@@ -171,8 +181,7 @@ class _Routing(_Base):  # type: ignore[misc]  # see there
         host, port = self.nodes_manager.remap_host_port(told.host or asked.host, told.port)  # no host: the one that was asked
         found: ClusterNode | None = self.get_node(host, port)
         if found is None:
-            self.nodes_manager.in_doubt = True
-            self.nodes_manager.refresh()
+            self.nodes_manager.ask_for_map(self.nodes_manager.dead_after)
             found = self.get_node(host, port)
         if found is None:
             raise exceptions.ClusterDownError(f"sent to {host}:{port}, which is not on the cluster's map")
@@ -200,6 +209,11 @@ class RedisCluster(_Routing, redis.cluster.RedisCluster):
         made: Any = super().pipeline(transaction, shard_hint)
         made.__class__, made.settings = ClusterPipeline, self.settings
         return cast("ClusterPipeline", made)
+
+    def close(self) -> None:
+        """Close the connections too, which redis-py leaves to the garbage collector."""
+        self.disconnect_connection_pools()
+        super().close()
 
     def pubsub(self, node: Any = None, host: Any = None, port: Any = None, **options: Any) -> ClusterPubSub:
         """See redis-py."""
@@ -250,8 +264,7 @@ class ClusterPipeline(_Routing, redis.cluster.ClusterPipeline):
 
     def _elsewhere(self, command: PipelineCommand) -> Any:
         try:
-            self.nodes_manager.initialize()
-            self.nodes_manager.refresh()
+            self.nodes_manager.in_doubt = True
             return self.parent_execute_command(*command.args, **command.options)
         except exceptions.ResponseError as error:
             return error
@@ -280,6 +293,18 @@ def in_order(nodes: Iterable[N], suspect: str) -> list[N]:
     every = [*nodes]
     random.shuffle(every)
     return sorted(every, key=lambda node: node.name == suspect)
+
+
+def half(most: float) -> float:
+    """Seconds: half of what is left of the ambient deadline, at most `most`."""
+    return min(most, remaining() / 2)
+
+
+def raise_if_over(error: Exception) -> None:
+    """Raise DeadlineExceeded where the ambient deadline has passed."""
+    limit, now = ambient.get(), clock.now()
+    if limit is not None and now >= limit.at:
+        raise limit.exceeded(now) from error
 
 
 @contextmanager
