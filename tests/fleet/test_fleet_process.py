@@ -20,7 +20,7 @@ import pytest
 import redis as library
 from fleet_hosts import hosts, server, until
 
-from holdfast import Breaker, Policy, Retry, events, fleet
+from holdfast import Breaker, Budget, Policy, Retry, events, fleet
 from holdfast.cli import main
 from holdfast.fleet.connections import read_url
 
@@ -139,6 +139,16 @@ def test_each_call_counts_once_whatever_becomes_of_policies_and_connections() ->
                     until(lambda wanted=made: fleet.snapshot()["policies"].get("billing", {}).get("calls") == wanted)
                     del short
         assert library.Redis.from_url(redis.url).zcard("{holdfast:billing}:seen") == 0, "who has left is not of the quorum"
+
+
+@pytest.mark.realtime
+def test_who_leaves_gives_back_what_it_was_lent() -> None:
+    with server() as redis:
+        policy, client = Policy("billing", retry=Retry(budget=Budget())), library.Redis.from_url(redis.url)
+        with connected(redis.url):
+            assert policy.call(int) == 0
+            until(lambda: int(client.hget("{holdfast:billing}:budget", "retries") or 0) > 0)
+        assert client.hget("{holdfast:billing}:budget", "retries") == b"0"
 
 
 @pytest.mark.realtime

@@ -198,9 +198,9 @@ class Member:
     def _rules(self) -> dict[str, object]:
         circuit = self.circuit
         if circuit is None:
-            return self.spending.rules()
+            return self.spending.rules(self._leaving)
         rule = {**rule_of(circuit.config), "quorum": self._terms.quorum, "lease": milliseconds(self._terms.lent_for)}
-        return {"rule": rule, **self.spending.rules()}
+        return {"rule": rule, **self.spending.rules(self._leaving)}
 
     # Learning.
 

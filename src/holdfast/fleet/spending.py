@@ -59,14 +59,14 @@ class Spending:
         self._account = paid
         return paid
 
-    def rules(self) -> dict[str, object]:
+    def rules(self, leaving: bool) -> dict[str, object]:
         """The budget's rule, and what is held and wanted, as the scripts take them."""
         ledger = self.ledger
         if ledger is None:
             return {}
         ratio, floor, span = terms(ledger)
-        # Who comes back tells what it did before it is lent anything: the others do so at the same time.
-        most = 0 if self.purse.cut_off else 1 + 2 * self._account.window[0]
+        # Who comes back tells what it did before it is lent anything: the others do so at the same time. Who leaves needs nothing more.
+        most = 0 if self.purse.cut_off or leaving else 1 + 2 * self._account.window[0]
         return {
             "terms": {"ratio": ratio, "floor": floor, "span": milliseconds(span)},
             "purse": {"held": self._account.held, "wanted": min(most, self._wanted), "back": self.back, "most": most},

@@ -133,13 +133,13 @@ local function round(ask)
     part(ask.member)
   else
     say(ask, last, traffic, span)
+    if ask.sweep > 0 then
+      retire(span)
+    end
   end
   answer.processes = redis.call('ZCARD', keys.seen)
   if ask.terms then
     answer.budget = spend(ask, last, requests, keys.budget, answer.processes)
-  end
-  if ask.sweep > 0 then
-    retire(span)
   end
   answer.ignored = table.concat(ignored, ', ')
   return cjson.encode(answer)
