@@ -305,9 +305,19 @@ def test_refusals_say_nothing_about_the_inside():
     assert "retry-after" not in asked.headers  # forced open: nobody can tell
 
 
+async def in_a_task_of_its_own(_work):
+    task = asyncio.create_task(asyncio.sleep(0.5))  # nobody cancels it
+    await asyncio.sleep(5)
+    await task
+
+
+def in_an_executor(work):
+    return asyncio.get_running_loop().run_in_executor(None, holdfast.carry(work))
+
+
 @pytest.mark.realtime
-@pytest.mark.parametrize("start", [asyncio.to_thread, lambda work: asyncio.get_running_loop().run_in_executor(None, holdfast.carry(work))])
-def test_work_in_a_thread_that_cannot_be_stopped_is_reported_when_it_ends_and_only_then(start):
+@pytest.mark.parametrize("start", [asyncio.to_thread, in_an_executor, in_a_task_of_its_own])
+def test_work_that_cannot_be_stopped_is_reported_when_it_ends_and_only_then(start):
     heard = []
 
     async def main():
