@@ -113,7 +113,7 @@ class Answer(http.client.HTTPResponse):
     def _safe_read(self, amt: int) -> bytes:
         if (
             not 0 <= amt <= sys.maxsize
-        ):  # what a chunk says of its length; http.client lets a ValueError out, as if the caller were to blame
+        ):  # a ValueError would be the caller's fault, and a chunk says this
             raise http.client.IncompleteRead(b"")
         return cast("bytes", super()._safe_read(amt))  # type: ignore[misc]
 
