@@ -176,6 +176,44 @@ def test_a_pipeline_is_one_attempt_and_ends_at_the_deadline(server):
             server.resume()
 
 
+def test_watching_keys_and_subscribing_end_at_the_deadline_too(server):
+    policy = Policy("carts", deadline=0.3, retry=Retry(attempts=3))
+    with redis_behind.from_url(server.url, policy=policy) as client, client.pubsub() as subscription:
+        client.ping()
+        subscription.subscribe("news")
+        subscription.get_message(timeout=1.0)
+        server.suspend()
+        try:
+            began = time.monotonic()
+            with pytest.raises(DeadlineExceeded), client.pipeline() as pipe:
+                pipe.watch("a")
+            assert time.monotonic() - began < 0.3 + LATE
+            for wait in (lambda: subscription.get_message(timeout=9.0), lambda: client.pubsub().subscribe("more")):
+                began = time.monotonic()
+                with pytest.raises(DeadlineExceeded), holdfast.deadline(0.3):
+                    wait()
+                assert time.monotonic() - began < 0.3 + LATE
+        finally:
+            server.resume()
+
+
+def test_watching_keys_ends_at_the_deadline_in_asyncio(server):
+    async def main() -> float:
+        async with redis_behind.async_from_url(server.url, policy=Policy("carts", deadline=0.3)) as client:
+            await client.ping()
+            server.suspend()
+            began = time.monotonic()
+            with pytest.raises(DeadlineExceeded):
+                async with client.pipeline() as pipe:
+                    await pipe.watch("a")
+            return time.monotonic() - began
+
+    try:
+        assert asyncio.run(main()) < 0.3 + LATE
+    finally:
+        server.resume()
+
+
 def test_a_subscription_waits_and_notices_a_stopped_server(server):
     with redis_behind.from_url(server.url, dead_after=DEAD) as client, client.pubsub() as subscription:
         subscription.subscribe("news")

@@ -87,6 +87,11 @@ class AsyncPipeline(redis.asyncio.client.Pipeline):
 
     settings: Settings = DEFAULTS
 
+    async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
+        """See redis-py: WATCH, and what is asked while keys are watched. A lost connection has lost the watch, so it is one attempt."""
+        execute = super().immediate_execute_command
+        return await guarded(self.settings, Command(repeatable=False), lambda: execute(*args, **options))
+
     async def execute(self, raise_on_error: bool = True) -> Any:
         """See redis-py."""
         # Its commands are gone after an attempt, whatever comes of it.
@@ -105,10 +110,16 @@ class AsyncPipeline(redis.asyncio.client.Pipeline):
 class AsyncPubSub(redis.asyncio.client.PubSub):
     """redis-py's subscriptions for asyncio: waiting has no end, and the server is asked meanwhile whether it is there."""
 
+    async def execute_command(self, *args: Any) -> None:
+        """See redis-py: subscribing and its like."""
+        with translated(), deadlines_seen(), backend().cutoff(ambient.get(), clock.current.get()):
+            await super().execute_command(*args)
+
     async def parse_response(self, block: bool = True, timeout: float = 0) -> Any:
         """See redis-py."""
         if not block:
-            return await super().parse_response(block, timeout)
+            with translated(), deadlines_seen(), backend().cutoff(ambient.get(), clock.current.get()):
+                return await super().parse_response(block, timeout)
         token = running.set(Command(repeatable=False, waits=math.inf))
         try:
             with translated(), deadlines_seen(), backend().cutoff(ambient.get(), clock.current.get()):

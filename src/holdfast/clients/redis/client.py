@@ -21,6 +21,7 @@ from holdfast.clients.redis.settings import DEFAULTS, Settings, alike_options, p
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
 from holdfast.policy import Policy
+from holdfast.scope import check
 from holdfast.validation import Seconds
 
 R = TypeVar("R")
@@ -101,6 +102,11 @@ class Pipeline(redis.client.Pipeline):
 
     settings: Settings = DEFAULTS
 
+    def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
+        """See redis-py: WATCH, and what is asked while keys are watched. A lost connection has lost the watch, so it is one attempt."""
+        execute = super().immediate_execute_command
+        return guarded(self.settings, Command(repeatable=False), lambda: execute(*args, **options))
+
     def execute(self, raise_on_error: bool = True) -> Any:
         """See redis-py."""
         # Its commands are gone after an attempt, whatever comes of it.
@@ -119,10 +125,19 @@ class Pipeline(redis.client.Pipeline):
 class PubSub(redis.client.PubSub):
     """redis-py's subscriptions: waiting for a message has no end, and the server is asked meanwhile whether it is there."""
 
+    def execute_command(self, *args: Any) -> Any:
+        """See redis-py: subscribing and its like."""
+        with translated(), deadlines_seen():
+            return super().execute_command(*args)
+
     def parse_response(self, block: bool = True, timeout: Any = 0) -> Any:
-        """See redis-py."""
+        """See redis-py; no message is an error where the deadline has passed, or a loop would ask for ever."""
         if not block:
-            return super().parse_response(block, timeout)
+            with translated(), deadlines_seen():
+                found = super().parse_response(block, timeout)
+                if found is None:
+                    check()
+                return found
         token = running.set(Command(repeatable=False, waits=float("inf")))
         try:
             with translated(), deadlines_seen():
