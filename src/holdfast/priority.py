@@ -14,11 +14,16 @@ HEADER = "X-Request-Priority"
 LEVELS = ("critical", "normal", "sheddable")
 CRITICAL, NORMAL, SHEDDABLE = range(3)
 
+# How many words of a header are looked at, from its end, where proxies add theirs.
+_MOST = 8
+
 # The level of the request that is worked on; None for the usual one.
 ambient: ContextVar[int | None] = ContextVar("holdfast.priority", default=None)
 
 
 def parse(text: str) -> int | None:
-    """The level that a header names; None for anything else."""
-    word = text.strip(" \t").lower()
-    return LEVELS.index(word) if word in LEVELS else None
+    """The level that a header names; None where it names none. Of several, as when the header came more than once, the least important: nobody
+    gets to be more important by saying so once more.
+    """
+    words = [word.strip(" \t").lower() for word in text.rsplit(",", _MOST)[-_MOST:]]
+    return max((LEVELS.index(word) for word in words if word in LEVELS), default=None)

@@ -211,6 +211,24 @@ def test_a_trusted_peer_may_raise_it(trusted, peer, raised):
     assert level(Admission(trusted=trusted), "/", "critical", peer) == (CRITICAL if raised else NORMAL)
 
 
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        ("critical,sheddable", SHEDDABLE),
+        ("sheddable, critical", SHEDDABLE),
+        ("critical,junk", CRITICAL),
+        ("critical," * 100_000 + "sheddable", SHEDDABLE),
+        ("critical sheddable", NORMAL),
+        ("\x00critical", NORMAL),
+        ("cr\u0130tical", NORMAL),
+        (",,,", NORMAL),
+        ("", NORMAL),
+    ],
+)
+def test_a_priority_that_came_more_than_once_is_the_least_important_of_them(header, found):
+    assert level(Admission(trusted=True), header=header) == found
+
+
 def test_a_function_of_the_request_may_say_the_priority():
     admission = Admission(priority=lambda request: "critical" if request == "/vip" else "sheddable")
     assert level(admission, "/vip") == CRITICAL
