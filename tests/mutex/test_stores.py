@@ -13,7 +13,7 @@ import pytest
 import redis as redis_py
 
 import holdfast
-from holdfast import DeadlineExceeded, LockOverrun, LockTaken, StoreUnavailable
+from holdfast import DeadlineExceeded, LockOverrun, LockTaken, StoreUnavailable, events
 from holdfast.mutex import MemoryStore
 
 pytestmark = pytest.mark.realtime
@@ -128,15 +128,29 @@ def test_a_lock_that_redis_lost_is_not_renewed_and_stops_the_work(redis):
             holdfast.check()
 
 
-def test_a_lost_lock_stops_the_work_inside_a_wider_deadline_too():
-    store = MemoryStore()
-    with pytest.raises(LockOverrun) as caught:  # noqa: PT012
+def test_a_lost_lock_stops_the_work_inside_a_wider_deadline_too_and_is_told_once():
+    def blocking(store):
         with holdfast.deadline(5.0), holdfast.lock("order:42", 0.3, store, renew=True) as held:
             store.flush()
             time.sleep(0.2)
             assert held.lost
             holdfast.check()
-    assert isinstance(caught.value.__cause__, DeadlineExceeded)
+
+    async def waiting(store):
+        async with holdfast.deadline(5.0), holdfast.lock("order:42", 0.3, store, renew=True):
+            store.flush()
+            await asyncio.sleep(3.0)
+
+    for work in (blocking, lambda store: asyncio.run(waiting(store))):
+        told = []
+        stop = events.subscribe(told.append)
+        began = time.monotonic()
+        with pytest.raises(LockOverrun) as caught:
+            work(MemoryStore())
+        stop()
+        assert time.monotonic() - began < 1.0
+        assert isinstance(caught.value.__cause__, DeadlineExceeded)
+        assert [type(event).__name__ for event in told if event.policy == "order:42"] == ["LockTook", "LockLost", "LockOverran"]
 
 
 @pytest.mark.parametrize("renew", [False, True], ids=["", "renewed"])

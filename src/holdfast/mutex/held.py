@@ -66,8 +66,8 @@ class Lease:
         self.until = min(self.until, now)
 
     def overrun(self, now: float) -> LockOverrun | None:
-        """The error where work that ends now has outrun the lock."""
-        if now - self.until <= OUTRUN_GRACE:
+        """The error where work that ends now has outrun the lock; of a lock that was lost, nothing is within grace."""
+        if now - self.until <= (0.0 if self.lost else OUTRUN_GRACE):
             return None
         return LockOverrun(self.name, now - self.began, self.until - self.began)
 

@@ -53,7 +53,7 @@ def lock(name: str, ttl: Seconds, store: object, *, wait: Seconds = 0.0, renew: 
         LockTaken: when the block is entered: another holds it, and the wait is over.
         StoreUnavailable: when the block is entered: whether it is ours could not be found out.
         DeadlineExceeded: when the block is entered: the ambient deadline passed; inside: the lock's time, where the work asks.
-        LockOverrun: at the end of the block: the work went on after the lock had run out.
+        LockOverrun: at the end of the block: the work went on after the lock had run out, or was lost.
         ValueError, TypeError: an argument is out of its range, or not of its kind.
     """
     if not is_text(name):

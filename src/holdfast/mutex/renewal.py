@@ -7,6 +7,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
+from holdfast import events
 from holdfast.drivers import clock
 from holdfast.errors import HoldfastError
 from holdfast.mutex.held import Lease
@@ -47,6 +48,8 @@ class _Rhythm:
             self._lease.renewed(asked, ttl)
         else:
             self._lease.gone(clock.now())
+            if events.listeners:
+                events.publish([events.LockLost(self._lease.name, "it was not ours any more when it was to be renewed")])
 
 
 class Renewal(_Rhythm):
