@@ -18,6 +18,7 @@ import os
 import secrets
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import which
@@ -31,6 +32,9 @@ HOW_TO_INSTALL = "there is no RabbitMQ: apt-get install -y --no-install-recommen
 
 # One line of its log says that listeners are open and definitions are loaded; the port alone is open a little earlier.
 _STARTED = b"Server startup complete"
+# And one that it has begun to take nothing; its connections are told right after.
+_BLOCKED = b"memory resource limit alarm set"
+_TOLD = 0.1
 
 _SETTINGS = {
     "loopback_users": "none",  # the password is random, and the other side of a pair of namespaces is not the loopback
@@ -132,16 +136,23 @@ class RabbitServer:
 
     def block(self) -> None:
         """Let it run out of memory, as far as it can tell: connections that publish are blocked until `unblock`."""
+        before, give_up = self.process.log.stat().st_size, time.monotonic() + 5.0
         self.control("set_vm_memory_high_watermark", "0")
+        while not self._said(_BLOCKED, before) and time.monotonic() < give_up:
+            time.sleep(0.01)
+        time.sleep(_TOLD)
 
     def unblock(self) -> None:
         """Give the memory back."""
         self.control("set_vm_memory_high_watermark", "absolute", "1GB")
 
     def _started(self) -> bool:
+        return self._said(_STARTED, self._log_before)
+
+    def _said(self, line: bytes, since: int) -> bool:
         with self.process.log.open("rb") as log:
-            log.seek(self._log_before)
-            return _STARTED in log.read()
+            log.seek(since)
+            return line in log.read()
 
 
 def _environment(folder: Path, port: int, mapper: int) -> dict[str, str]:
