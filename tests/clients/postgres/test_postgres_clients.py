@@ -252,6 +252,18 @@ def test_a_name_that_hangs_and_a_server_that_says_nothing_end_at_the_deadline(se
             assert time.monotonic() - began < 1.0
 
 
+def test_asyncpgs_look_up_of_a_name_that_hangs_does_not_hold_the_process():
+    async def connect() -> None:
+        async with holdfast.deadline(0.3):
+            await asyncpg_behind.connect("postgresql://u@db.stalled.test/x")
+
+    with stalled_dns(1.5, host="*.stalled.test"):
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            asyncio.run(connect())  # which waits for the threads of its loop
+        assert time.monotonic() - began < 0.3 + LATE
+
+
 def test_statement_timeout_follows_the_deadline_and_goes_back(server):
     with postgres.connect(server.url, autocommit=True) as connection:
 
