@@ -22,8 +22,8 @@ ambient: ContextVar[int | None] = ContextVar("holdfast.priority", default=None)
 
 
 def parse(text: str) -> int | None:
-    """The level that a header names; None where it names none. Of several, as when the header came more than once, the least important: nobody
-    gets to be more important by saying so once more.
+    """The level that a header names; None where it names none. Of several, as when the header came more than once, the least important:
+    nobody becomes more important by saying so once more.
     """
     words = [word.strip(" \t").lower() for word in text.rsplit(",", _MOST)[-_MOST:]]
     return max((LEVELS.index(word) for word in words if word in LEVELS), default=None)

@@ -207,6 +207,8 @@ def test_bad_values_are_named():
         Bulkhead(1, across="cluster")
     with pytest.raises(ValueError, match=r"Bulkhead\.queue must be 0 with across='host'"):
         Bulkhead(1, queue=1, wait=1.0, across="host")
+    with pytest.raises(ValueError, match=r"Bulkhead\.wait must be 0 with across='host'"):
+        Bulkhead(1, wait=1.0, across="host")
     with pytest.raises(ValueError, match="at most 200 bytes"):
         Policy("x" * 201, bulkhead=Bulkhead(1, across="host"))
 

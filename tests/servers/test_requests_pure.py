@@ -259,3 +259,10 @@ def test_each_prefix_is_a_group_of_its_own_and_the_rest_is_not_limited():
     admission = Admission(limit={"/reports": 2, "/search": Bulkhead(5, queue=1, wait=0.1), "/buy": AdaptiveLimit(initial=7)})
     assert admission.group("/other") is None
     assert {name: group["limit"] for name, group in admission.snapshot().items()} == {"/reports": 2, "/search": 5, "/buy": 7}
+
+
+@pytest.mark.parametrize("limit", [Bulkhead(5, queue=1, wait=0.1), AdaptiveLimit(), {"/": Bulkhead(2, across="host")}])
+@pytest.mark.parametrize("given", [{"queue": 5}, {"wait": 0.1}])
+def test_a_queue_that_would_not_count_is_refused(limit, given):
+    with pytest.raises(ValueError, match=r"Admission\.queue and wait go with a limit that is a number"):
+        Admission(limit=limit, **given)

@@ -45,8 +45,11 @@ class Bulkhead(Config):
         count("Bulkhead.queue", self.queue, low=0)
         object.__setattr__(self, "wait", wait_seconds("Bulkhead.wait", self.wait))
         choice("Bulkhead.across", self.across, ("process", "host"))
-        if self.across == "host" and self.queue:
-            raise ValueError(f"Bulkhead.queue must be 0 with across='host': processes do not wait for each other, got {self.queue}")
+        for field in ("queue", "wait"):
+            if self.across == "host" and getattr(self, field):
+                raise ValueError(
+                    f"Bulkhead.{field} must be 0 with across='host': processes do not wait for each other, got {getattr(self, field)}"
+                )
 
     def describe(self) -> str:
         """The rules in words, for `Policy.explain`."""

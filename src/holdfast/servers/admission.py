@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 Limit: TypeAlias = "int | Bulkhead | AdaptiveLimit"
 Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
+# For groups whose limit is a number: how many wait, and for how many seconds.
+_QUEUE, _WAIT = 32, 0.5
+
 # How much of each new request's time goes into the mean, from which `Retry-After` is told.
 _SMOOTHING = 0.05
 
@@ -47,8 +50,8 @@ class Admission:
     Args:
         limit: for all routes together a number >= 1, a `Bulkhead` or an `AdaptiveLimit` (with their own queue and wait); or a
             mapping of path prefix to these, each prefix a group of its own. Routes that no prefix fits are not limited.
-        queue: how many requests of a group may wait, >= 0, where its limit is a number.
-        wait: how long each waits at most, >= 0 seconds, where its limit is a number; never past its deadline.
+        queue: how many requests of a group may wait, >= 0, where its limit is a number; 32 if nothing is said.
+        wait: how long each waits at most, >= 0 seconds, where its limit is a number; 0.5 if nothing is said; never past its deadline.
         priority: "critical", "normal" or "sheddable" for all, a mapping of path prefix to these, or a function of the request.
         trusted: whether `X-Request-Priority` may raise a request: False for never, True for always (nobody but our own services can
             reach this server), or the networks that are our own, like "10.0.0.0/8".
@@ -61,14 +64,17 @@ class Admission:
         self,
         limit: Limit | Mapping[str, Limit] = 20,
         *,
-        queue: int = 32,
-        wait: Seconds = 0.5,
+        queue: int | None = None,
+        wait: Seconds | None = None,
         priority: str | Mapping[str, str] | Callable[[Request], str] = "normal",
         trusted: bool | Iterable[str] = False,
     ) -> None:
-        count("Admission.queue", queue, low=0)
-        seconds = wait_seconds("Admission.wait", wait)
-        self._groups = Routes("Admission.limit", limit, lambda field, value: Group(field, value, queue, seconds))
+        places = _QUEUE if queue is None else count("Admission.queue", queue, low=0)
+        seconds = _WAIT if wait is None else wait_seconds("Admission.wait", wait)
+        self._groups = Routes("Admission.limit", limit, lambda field, value: Group(field, value, places, seconds))
+        limits = limit.values() if isinstance(limit, Mapping) else (limit,)
+        if not (queue is None and wait is None) and not any(isinstance(one, int) for one in limits):
+            raise ValueError("Admission.queue and wait go with a limit that is a number; a Bulkhead and an AdaptiveLimit have their own")
         for name, group in self._groups.values():
             group.name = name
         self.ask: Callable[[Request], str] | None = priority if callable(priority) else None
