@@ -21,6 +21,18 @@ def test_any_printable_key_survives_its_quotes(key: str) -> None:
     assert keys.parse_key(quoted) == key
 
 
+@pytest.mark.parametrize("text", ['"a", "b"', '"a";x, "b"', '"a";x="1", "b"', '"a";', "a;x", "a,b", '"a";x=1"b"'])
+def test_two_keys_are_none(text: str) -> None:
+    """WSGI's servers join by commas what came more than once."""
+    with pytest.raises(ValueError, match="it must be one string"):
+        keys.parse_key(text)
+
+
+@pytest.mark.parametrize("text", ['"a"', '"a";x', '"a"; x="1, 2"', '"a";x=?1;y=:YQ==:', " a "])
+def test_parameters_are_no_part_of_a_key(text: str) -> None:
+    assert keys.parse_key(text) == "a"
+
+
 @given(st.text(max_size=300))
 def test_what_comes_as_a_key_is_a_key_or_a_value_error_that_does_not_repeat_it(text: str) -> None:
     try:

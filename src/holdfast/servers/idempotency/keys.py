@@ -18,8 +18,10 @@ from typing import Any
 # The length that Stripe documents; a UUID has 36.
 LONGEST = 255
 
-# sf-string, RFC 9651, 3.3.3: printable ASCII, with quotes and backslashes escaped; and its parameters, which nobody has defined yet.
-_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"(?:\s*;.*)?', re.ASCII)
+# sf-string, RFC 9651, 3.3.3: printable ASCII, with quotes and backslashes escaped; and its parameters (3.1.2), which nobody has defined yet.
+_TEXT = r'(?:[ !#-\[\]-~]|\\["\\])*'
+_PARAMETER = rf' *; *[a-z*][a-z0-9_.*-]*(?:=(?:"{_TEXT}"|[^ ",;]+))?'
+_STRING = re.compile(rf'"({_TEXT})"(?:{_PARAMETER})*', re.ASCII)
 
 # What clients send who know nothing of structured fields: visible ASCII, without what would make it a string or a list.
 _BARE = re.compile(r"[!#-+\--:<-\[\]-~]+", re.ASCII)
