@@ -18,7 +18,7 @@ from typing import Any
 # The length that Stripe documents; a UUID has 36.
 LONGEST = 255
 
-# sf-string, RFC 9651, 3.3.3: printable ASCII, with quotes and backslashes escaped; and its parameters (3.1.2), which nobody has defined yet.
+# sf-string, RFC 9651, 3.3.3: printable ASCII, with quotes and backslashes escaped; and its parameters (3.1.2), of which none is defined.
 _TEXT = r'(?:[ !#-\[\]-~]|\\["\\])*'
 _PARAMETER = rf' *; *[a-z*][a-z0-9_.*-]*(?:=(?:"{_TEXT}"|[^ ",;]+))?'
 _STRING = re.compile(rf'"({_TEXT})"(?:{_PARAMETER})*', re.ASCII)
