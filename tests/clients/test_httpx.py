@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+import random
 import socket
 import threading
 import time
@@ -643,3 +644,27 @@ def test_cookies_are_kept_and_sent(drive):
 
         drive.run(None, work)
     assert server.sent("Cookie") == [None, None, "basket=7"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_calls_that_are_cancelled_anywhere_leave_their_connections_to_others(streamed: bool) -> None:
+    async def get(client: AsyncClient, url: str) -> str:
+        if not streamed:
+            return (await client.get(url)).text
+        async with client.stream("GET", url) as response:
+            return "".join([text async for text in response.aiter_text()])
+
+    async def main(url: str) -> None:
+        rng = random.Random(7)
+        limits = httpx.Limits(max_connections=2)
+        async with AsyncClient(policy=Policy("p", deadline=5.0), limits=limits) as client:
+            for _ in range(40):
+                tasks = [asyncio.create_task(get(client, url)) for _ in range(5)]
+                for task in tasks:
+                    await asyncio.sleep(rng.random() * 0.008)
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            assert await asyncio.gather(get(client, url), get(client, url)) == ["ab", "ab"]
+
+    with serving(lambda _: Answer(200, b"ab", pause=0.003)) as server:
+        asyncio.run(main(server.url))

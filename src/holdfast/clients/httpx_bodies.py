@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from holdfast.clients.exchange import Exchange, finish
+from holdfast.clients.httpx_pools import heal
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
 from holdfast.drivers.backends import backend
@@ -69,14 +70,16 @@ class _Held:
         inner: the stream.
         exchange: the exchange, with the call that ends with the stream.
         translate: see `Translate`.
+        pools: where its connection may be.
     """
 
-    def __init__(self, inner: Any, exchange: Exchange, call: Call, translate: Translate) -> None:
+    def __init__(self, inner: Any, exchange: Exchange, call: Call, translate: Translate, pools: list[Any]) -> None:
         self._inner = inner
         self._exchange = exchange
         self._call: Call | None = call
         self._limit = call.deadline
         self._translate = translate
+        self._pools = pools
 
     @property
     def elapsed(self) -> Any:
@@ -142,4 +145,7 @@ class AsyncLent(_Held):
     async def aclose(self) -> None:
         """Close it, and give back what it holds."""
         self._end(SUCCESS)
-        await self._inner.aclose()
+        try:
+            await self._inner.aclose()
+        finally:
+            await heal(self._pools, self._inner)

@@ -17,6 +17,7 @@ from holdfast.clients.exchange import FAILURE_BODY, Exchange, Policies, is_failu
 from holdfast.clients.httpx_backend import AsyncBackend, Backend
 from holdfast.clients.httpx_bodies import AsyncLent, AsyncRest, Lent, Rest, over
 from holdfast.clients.httpx_errors import Core
+from holdfast.clients.httpx_pools import heal
 from holdfast.deadlines import Deadline
 from holdfast.drivers import aio, clock, threads
 from holdfast.flow import Call
@@ -102,7 +103,9 @@ class _Calls:
         self._library = library
         self._policies = Policies(policy)
         self._lent = lent
-        self.blind = [transport for transport in transports if transport is not None and not _watch(transport, backend, library.core)]
+        transports = [transport for transport in transports if transport is not None]
+        self._pools = [transport._pool for transport in transports if hasattr(transport, "_pool")]
+        self.blind = [transport for transport in transports if not _watch(transport, backend, library.core)]
 
     def begin(self, request: Any, stream: bool) -> Deadline | None:
         """A logical call begins. How it is read stays with the request over redirects, and is told to the attempts.
@@ -115,7 +118,7 @@ class _Calls:
 
     def _exchange(self, request: Any, blind: bool) -> _Exchange:
         mint_id(request.headers)
-        return _Exchange(self._library, self._lent, request, blind)
+        return _Exchange(self._library, self._lent, self._pools, request, blind)
 
     def _keep(self, response: Any, stream: Any, chunks: list[bytes]) -> None:
         response.stream = self._library.httpx.ByteStream(b"".join(chunks))
@@ -124,16 +127,17 @@ class _Calls:
 
 
 class _Exchange(Exchange):
-    __slots__ = ("_lent", "_library")
+    __slots__ = ("_lent", "_library", "_pools")
 
-    def __init__(self, library: Library, lent: type[Any], request: Any, blind: bool) -> None:
+    def __init__(self, library: Library, lent: type[Any], pools: list[Any], request: Any, blind: bool) -> None:
         again = isinstance(request.stream, library.httpx.ByteStream)
         super().__init__(request.method, request.headers, again, library.ours, request=request, unsent=library.unsent, watched=not blind)
         self._library = library
         self._lent = lent
+        self._pools = pools
 
     def lend(self, response: Any, call: Call) -> None:
-        response.stream = self._lent(response.stream, self, call, self.raise_ours)
+        response.stream = self._lent(response.stream, self, call, self.raise_ours, self._pools)
 
     def raise_ours(self, error: Exception) -> None:
         self._library.raise_ours(error, self.request, self)
@@ -253,6 +257,7 @@ class AsyncCalls(_Calls):
         request = exchange.request
         exchange.begin()
         token = running.set(exchange)
+        response: Any = None
         try:
             response = await send(request)
             exchange.failed = is_failure(response.status_code)
@@ -265,6 +270,10 @@ class AsyncCalls(_Calls):
                 exchange.whole = True
             elif exchange.failed and exchange.may_repeat:
                 exchange.whole = await self._read_failure(response)
+        except BaseException:
+            await heal(self._pools, None if response is None else response.stream)
+            raise
+        else:
             return response
         finally:
             running.reset(token)
