@@ -109,9 +109,9 @@ class Program:
     """A process that is told on its standard input and answers in lines of JSON."""
 
     def __init__(self, command: list[str], name: str, folder: Path, environment: dict[str, str]) -> None:
-        self._out = folder / f"{name}.events"
+        self._out, self._log = folder / f"{name}.events", folder / f"{name}.log"
         self._in, theirs = socket.socketpair()
-        with self._out.open("wb") as out, (folder / f"{name}.log").open("wb") as log, theirs:
+        with self._out.open("wb") as out, self._log.open("wb") as log, theirs:
             # Not through `Process`, which has no input. What it runs in dies with us all the same (`Namespaces.command`).
             self._process = subprocess.Popen(  # noqa: S603  (our own command)
                 command, stdin=theirs.fileno(), stdout=out, stderr=log, env={**os.environ, **environment}, start_new_session=True
@@ -127,6 +127,11 @@ class Program:
         """What it has said so far."""
         lines = [json.loads(line) for line in self._out.read_text().splitlines(keepends=True) if line.endswith("\n")]
         return [Event(line.pop("event"), line.pop("order"), line.pop("at"), line) for line in lines]
+
+    def check(self) -> None:
+        """Raise StartFailed where it has ended by itself, with the end of its log."""
+        if self._process.poll() is not None:
+            raise StartFailed(f"{self._log.stem} ended:\n{self._log.read_text(errors='replace')[-2000:]}")
 
     def __enter__(self) -> Self:
         return self
@@ -166,7 +171,7 @@ def forgotten(town: Town, side: str, retries: int) -> tuple[Outcome, list[tuple[
     try:
         with town.processor(side) as processor:
             processor.order(f"{side}-1")
-            _wait(lambda: town.has_come(f"{side}-1"), _START, "the first receipt does not come")
+            _wait(lambda: town.has_come(f"{side}-1"), _START, "the first receipt does not come", processor, town.mailer)
             time.sleep(idle * 1.5)
             net.forget(town.broker.port)  # heartbeats and keepalive have kept it alive where there are any: it is to be lost all the same
 
@@ -181,7 +186,9 @@ def forgotten(town: Town, side: str, retries: int) -> tuple[Outcome, list[tuple[
                         seen.setdefault(flow.retransmitted, time.monotonic() - flow.silent - asked)
 
             with Watch(asked, _PACE, {"retransmitted": retransmitted}):
-                _wait(lambda: town.has_come(order), 2 * given_up(retries) + _START, "the second receipt does not come")
+                _wait(
+                    lambda: town.has_come(order), 2 * given_up(retries) + _START, "the second receipt does not come", processor, town.mailer
+                )
                 time.sleep(2 * SOON / 5)  # a second receipt would come now
             return town.outcome(processor, order, asked), sorted(seen.items())
     finally:
@@ -215,7 +222,7 @@ def fault(town: Town, before: Program, after: Program, name: str, begin: Callabl
     for processor, side in ((before, "before"), (after, "after")):
         warm = f"{side}-{word}-warm"
         processor.order(warm)
-        _wait(lambda order=warm: town.has_come(order), _START, f"the receipt before {name} does not come")  # type: ignore[misc]
+        _wait(lambda order=warm: town.has_come(order), _START, f"the receipt before {name} does not come", processor, town.mailer)  # type: ignore[misc]
     begin()
     began = time.monotonic()
     orders = {"before": f"before-{word}", "after": f"after-{word}"}
@@ -224,7 +231,7 @@ def fault(town: Town, before: Program, after: Program, name: str, begin: Callabl
     end()
     lasted = time.monotonic() - began
     for order in orders.values():
-        _wait(lambda order=order: town.has_come(order), 3 * SOON + FAULT + town.ttl, f"no receipt after {name}")  # type: ignore[misc]
+        _wait(lambda order=order: town.has_come(order), 3 * SOON + FAULT + town.ttl, f"no receipt after {name}", before, after, town.mailer)  # type: ignore[misc]
     time.sleep(0.5)  # a second receipt would come now
     return Both(lasted, town.outcome(before, orders["before"], asked["before"]), town.outcome(after, orders["after"], asked["after"]))
 
@@ -244,9 +251,11 @@ def kernel_schedule(count: int) -> list[float]:
     return moments
 
 
-def _wait(done: Callable[[], bool], seconds: float, otherwise: str) -> None:
+def _wait(done: Callable[[], bool], seconds: float, otherwise: str, *programs: Program) -> None:
     end = time.monotonic() + seconds
     while not done():
+        for program in programs:
+            program.check()
         if time.monotonic() > end:
             raise StartFailed(otherwise)
         time.sleep(0.02)
