@@ -7,6 +7,7 @@ until then the statement holds its locks. So what runs is cancelled first.
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import Any
 
 # Seconds for telling a server to stop a statement: a round trip and a bit.
@@ -17,9 +18,17 @@ def discard(connection: Any) -> None:
     """Close a psycopg connection for good, and have the server end what it still does for it. Raises nothing."""
     with contextlib.suppress(Exception):
         if _is_busy(connection):
-            connection.cancel_safe(timeout=_CANCEL_WITHIN)
+            # In a thread: before its version 17 libpq waits without a bound for a server that has stopped.
+            canceller = threading.Thread(target=_cancel, args=(connection,), name="holdfast-cancel", daemon=True)
+            canceller.start()
+            canceller.join(_CANCEL_WITHIN)
     with contextlib.suppress(Exception):
         connection.close()
+
+
+def _cancel(connection: Any) -> None:
+    with contextlib.suppress(Exception):
+        connection.cancel_safe(timeout=_CANCEL_WITHIN)
 
 
 async def adiscard(connection: Any) -> None:
