@@ -125,7 +125,7 @@ def test_a_repeated_timeout_header_counts_each_time():
     assert timeout_of_environ({"HTTP_X_REQUEST_TIMEOUT_MS": "900,200"}) == 0.2
     assert timeout_of_scope({"headers": [(b"x-request-timeout-ms", b"900"), (b"x-request-timeout-ms", b"200")]}) == 0.2
     assert timeout_of_scope({"headers": [(b"x-request-timeout-ms", b"900, 200")]}) == 0.2
-    assert waited_by_scope({"headers": [(b"x-request-start", b"t=1700000000, t=1700000000.25")]}, NOW) == 0.5
+    assert waited_by_scope({"headers": [(b"x-request-start", b"t=1700000000, t=1700000000.25")]}, lambda: NOW) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_shield_takes_parts_only(part):
 
 
 def level(admission, path="/", header=None, peer="203.0.113.7"):
-    return admission.level(path, lambda: path, header, peer)
+    return admission.level(path, str, path, header, peer)
 
 
 def test_a_routes_priority_is_lowered_by_anybody_and_raised_by_nobody_from_outside():

@@ -15,7 +15,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from holdfast import events, priority
 from holdfast.deadlines import ambient
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from holdfast.servers.gate import Waiter
     from holdfast.servers.interfaces import ASGIApp, WSGIApp
     from holdfast.servers.request import Request
+
+R = TypeVar("R")
 
 Limit: TypeAlias = "int | Bulkhead | AdaptiveLimit"
 Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
@@ -86,17 +88,18 @@ class Admission:
         found = self._groups.find(path)
         return None if found is None else found[1]
 
-    def level(self, path: str, request: Callable[[], Request], header: str | None, peer: str | None) -> int:
+    def level(self, path: str, request: Callable[[R], Request], raw: R, header: str | None, peer: str | None) -> int:
         """How important a request is.
 
         Args:
             path: of the request.
-            request: makes the request for a function of the user's to look at.
+            request: makes of `raw` what a function of the user's may look at.
+            raw: what the server gave.
             header: its `X-Request-Priority`, None where it has none.
             peer: the address that it came from.
         """
         if self.ask is not None:
-            own = _level("Admission.priority", self.ask(request()))
+            own = _level("Admission.priority", self.ask(request(raw)))
         else:
             found = self._levels.find(path)
             own = priority.NORMAL if found is None else found[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from holdfast import priority
@@ -25,45 +26,54 @@ def admitted(part: Admission, app: ASGIApp) -> ASGIApp:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        header = None
-        for name, value in scope["headers"]:
-            if name == _HEADER:
-                header = value.decode("latin-1")
-        client = scope.get("client")
-        level = part.level(scope["path"], lambda: from_scope(scope), header, client[0] if client else None)
-        token = None if level == priority.NORMAL else priority.ambient.set(level)
+        level = _level(part, scope)
+        group = part.group(scope["path"])
+        if group is None:
+            await _served(level, app, scope, receive, send)
+            return
+        permit = group.places.enter()
+        if not permit:
+            try:
+                permit = await _wait(group, level)
+            except Overloaded as error:
+                await refusal(error).send(send)
+                return
+        began = clock.now()
+        failure: BaseException | None = None
         try:
-            group = part.group(scope["path"])
-            if group is None:
-                await app(scope, receive, send)
-            else:
-                await _in_place(group, level, app, scope, receive, send)
+            await _served(level, app, scope, receive, send)
+        except BaseException as error:
+            failure = error
+            raise
         finally:
-            if token is not None:
-                priority.ambient.reset(token)
+            now = clock.now()
+            group.leave(permit, now - began, failure, now)
+            failure = None
 
     return within
 
 
-async def _in_place(group: Group, level: int, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    permit = group.places.enter()
-    if not permit:
-        try:
-            permit = await _wait(group, level)
-        except Overloaded as error:
-            await refusal(error).send(send)
-            return
-    began = clock.now()
-    failure: BaseException | None = None
+def _level(part: Admission, scope: Scope) -> int:
+    header = None
+    for name, value in scope["headers"]:
+        if name == _HEADER:
+            text = value.decode("latin-1")
+            header = text if header is None else f"{header},{text}"  # as WSGI's servers join them
+    client = scope.get("client")
+    return part.level(scope["path"], from_scope, scope, header, client[0] if client else None)
+
+
+def _served(level: int, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    """The app, and all calls made for it, at this level."""
+    return app(scope, receive, send) if level == priority.NORMAL else _served_at(level, app, scope, receive, send)
+
+
+async def _served_at(level: int, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    token = priority.ambient.set(level)
     try:
         await app(scope, receive, send)
-    except BaseException as error:
-        failure = error
-        raise
     finally:
-        now = clock.now()
-        group.leave(permit, now - began, failure, now)
-        failure = None
+        priority.ambient.reset(token)
 
 
 async def _wait(group: Group, level: int) -> int:

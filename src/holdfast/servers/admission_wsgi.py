@@ -26,7 +26,7 @@ def admitted(part: Admission, app: WSGIApp) -> WSGIApp:
 
     def within(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-        level = part.level(path, lambda: from_environ(environ), environ.get(_KEY), environ.get("REMOTE_ADDR"))
+        level = part.level(path, from_environ, environ, environ.get(_KEY), environ.get("REMOTE_ADDR"))
         token = None if level == priority.NORMAL else priority.ambient.set(level)
         try:
             group = part.group(path)

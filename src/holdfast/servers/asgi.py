@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from holdfast.servers.gatekeepers import Guarded
 from holdfast.servers.shielding import behind
 
 if TYPE_CHECKING:
     from holdfast.policy import Policy
-    from holdfast.servers.interfaces import ASGIApp, Part, Receive, Scope, Send
+    from holdfast.servers.interfaces import ASGIApp, Part
     from holdfast.validation import Seconds
 
 
-class Shield:
+class Shield(Guarded):
     """An ASGI application behind all that keeps it answering. A part that is not given is not there.
 
-    Order, outermost first: readiness, queue age, deadline, requires, admission, idempotency, the app. Each can be used alone:
+    Order, outermost first: readiness, queue age, requires, deadline, admission, idempotency, the app. Each can be used alone:
     `part.asgi(app)`.
 
     Args:
@@ -46,10 +47,10 @@ class Shield:
         idempotency: Part | None = None,
         readiness: Part | None = None,
     ) -> None:
-        for part in behind(deadline, max_deadline, requires, admission, idempotency, readiness):
+        gatekeepers, parts = behind(deadline, max_deadline, requires, admission, idempotency, readiness)
+        for part in parts:
             app = part.asgi(app)
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection's scope."""
-        await self._app(scope, receive, send)
+        other = app
+        for part in reversed(gatekeepers):
+            other = part.asgi(other)
+        super().__init__(gatekeepers, app, other)

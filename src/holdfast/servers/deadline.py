@@ -40,9 +40,10 @@ class Deadline:
     """
 
     def __init__(self, deadline: Seconds | Mapping[str, Seconds] = 1.0, *, max_deadline: Seconds | None = None) -> None:
-        self.routes = Routes("deadline", deadline, _seconds)
-        self._everywhere = self.routes.everywhere
-        self._most = UNBOUNDED if max_deadline is None else positive_seconds("max_deadline", max_deadline)
+        most = UNBOUNDED if max_deadline is None else positive_seconds("max_deadline", max_deadline)
+        self._routes = Routes("deadline", deadline, lambda field, value: min(_seconds(field, value), most))
+        self._everywhere = self._routes.everywhere
+        self._elsewhere = ("/", most)  # where no prefix fits
 
     def budget(self, path: str, asked: float | None) -> tuple[str, float]:
         """The route and how many seconds a request of it may take.
@@ -51,9 +52,8 @@ class Deadline:
             path: of the request.
             asked: seconds that the caller still waits, by its headers.
         """
-        route, seconds = self._everywhere or self.routes.find(path) or ("/", UNBOUNDED)
-        seconds = min(seconds, self._most)
-        return route, seconds if asked is None or seconds < asked else asked
+        found = self._everywhere or self._routes.find(path) or self._elsewhere
+        return found if asked is None or found[1] < asked else (found[0], asked)
 
     def budget_of(self, environ: Environ) -> tuple[str, float]:
         """The same for a WSGI request."""

@@ -43,7 +43,7 @@ def bounded(part: Deadline, app: ASGIApp) -> ASGIApp:
             await run(TrioExchange(at, budget, route, outer, clock.now, scope, receive, send), app)
             return
         exchange = AsyncioExchange(at, budget, route, outer, clock.now, scope, receive, send)
-        young = exchange.begin(loop, at - now).young
+        young = exchange.begin(loop, at - now)
         token = ambient.set(exchange)
         error = None
         try:

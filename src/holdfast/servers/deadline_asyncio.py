@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import Any
+from typing import Any, TypeAlias
 
 from holdfast import events
 from holdfast.deadlines import OUTRUN_GRACE
@@ -27,30 +27,39 @@ SOON = 2 * _EVERY
 SLACK = 0.02
 
 
+Young: TypeAlias = "dict[AsyncioExchange, None]"
+
+
 class AsyncioExchange(Exchange):
     """One that runs in a task."""
 
-    __slots__ = ("_answer", "_cancels", "_fired", "_loop", "_task", "_timer", "_watcher", "round")
+    __slots__ = ("_answer", "_cancels", "_fired", "_loop", "_task", "_timer", "_watcher")
 
     event = asyncio.Event
     _loop: asyncio.AbstractEventLoop
     _task: asyncio.Task[Any] | None
 
-    def begin(self, loop: asyncio.AbstractEventLoop, left: float) -> Patrol:
-        """It runs from now on, in this task; `left` seconds are left of it."""
+    def begin(self, loop: asyncio.AbstractEventLoop, left: float) -> Young:
+        """It runs from now on, in this task; `left` seconds are left of it.
+
+        Returns:
+            Where it is to be taken out when it has ended.
+        """
         self._loop = loop
         self._task = asyncio.current_task(loop)
         self._timer: asyncio.TimerHandle | None = None
         self._fired = False
-        patrol = patrol_of(loop)
-        self.round = patrol.round
+        patrol: Patrol | None = getattr(loop, _PATROL, None)
+        if patrol is None:
+            patrol = Patrol(loop)
+        young = patrol.young
         if left < SOON:
             self.look_after()
         else:
-            patrol.young[self] = None
+            young[self] = None
             if not patrol.walking:
                 patrol.walk()
-        return patrol
+        return young
 
     def look_after(self) -> None:
         """End it at its deadline, or when its client goes."""
@@ -114,16 +123,21 @@ class AsyncioExchange(Exchange):
             del error
 
 
+# It hangs on the loop itself and dies with it, see drivers/asyncio_backend.
+_PATROL = "_holdfast_patrol"
+
+
 class Patrol:
     """The young requests of one event loop. Of those that have ended it keeps nothing: their memory is the next request's."""
 
-    __slots__ = ("_loop", "round", "walking", "young")
+    __slots__ = ("_loop", "_met", "walking", "young")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
-        self.young: dict[AsyncioExchange, None] = {}
-        self.round = 0
+        self.young: Young = {}  # came after the last look
+        self._met: Young = {}  # were there at the last look
         self.walking = False
+        setattr(loop, _PATROL, self)
 
     def walk(self) -> None:
         """Come again in a while."""
@@ -133,28 +147,12 @@ class Patrol:
             loop.call_later(_EVERY, self._look)
 
     def _look(self) -> None:
-        for exchange in list(self.young):
-            if exchange.round == self.round:
-                break  # this one and all behind it came after the last look
-            del self.young[exchange]
-            exchange.look_after()
-        self.round += 1
+        met, self._met, self.young = self._met, self.young, {}
+        while met:
+            met.popitem()[0].look_after()
         self.walking = False
-        if self.young:
+        if self._met:
             self.walk()
-
-
-# It hangs on the loop itself and dies with it, see drivers/asyncio_backend.
-_NAME = "_holdfast_patrol"
-
-
-def patrol_of(loop: asyncio.AbstractEventLoop) -> Patrol:
-    """The patrol of a running loop."""
-    patrol: Patrol | None = getattr(loop, _NAME, None)
-    if patrol is None:
-        patrol = Patrol(loop)
-        setattr(loop, _NAME, patrol)
-    return patrol
 
 
 def _tell_of_the_end(exchange: AsyncioExchange, loop: asyncio.AbstractEventLoop, over_at: float) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from holdfast import headers
@@ -57,25 +58,36 @@ def timeout_of_environ(environ: Environ) -> float | None:
     return found
 
 
-def waited_by_scope(scope: Scope, now: float) -> float:
+def waited_by_scope(scope: Scope, wall: Callable[[], float] = time.time) -> float:
     """Seconds that the request has waited since the first proxy that stamped it; 0 where nobody did.
 
     Args:
         scope: the request.
-        now: the wall clock, in seconds since the epoch.
+        wall: the wall clock, in seconds since the epoch; most requests need not ask it.
     """
-    stamps = [part for name, value in scope["headers"] if name in _START_BYTES for part in value.decode("latin-1").split(",")]
-    return waited(stamps, now) if stamps else 0.0
+    longest = 0.0
+    for name, value in scope["headers"]:
+        if name in _START_BYTES:
+            longest = max(longest, waited(value.decode("latin-1").split(","), wall()))
+    return longest
 
 
-def waited_by_environ(environ: Environ, now: float) -> float:
+def waited_by_environ(environ: Environ, wall: Callable[[], float] = time.time) -> float:
     """The same of a WSGI request."""
-    stamps = [part for key in _START_KEYS if key in environ for part in str(environ[key]).split(",")]
-    return waited(stamps, now) if stamps else 0.0
+    longest = 0.0
+    for key in _START_KEYS:
+        if key in environ:
+            longest = max(longest, waited(str(environ[key]).split(","), wall()))
+    return longest
 
 
 def waited(stamps: Iterable[str], now: float) -> float:
-    """The longest wait that any of these headers tells of. One that cannot be read, is in the future, or is hours ago tells nothing."""
+    """The longest wait that any of these stamps tells of. One that cannot be read, is in the future, or is hours ago tells nothing.
+
+    Args:
+        stamps: what the headers said.
+        now: the wall clock, in seconds since the epoch.
+    """
     longest = 0.0
     for stamp in stamps:
         match = _START.fullmatch(stamp.strip(" \t"))

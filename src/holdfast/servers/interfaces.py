@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 # ASGI 3 and PEP 3333 leave the values open.
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -17,6 +17,14 @@ StartResponse: TypeAlias = Callable[..., Callable[[bytes], object]]
 WSGIApp: TypeAlias = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 
+class Answer(Protocol):
+    """What is said instead of the application."""
+
+    async def send(self, send: Send, /) -> None:
+        """Answer an ASGI request."""
+        ...
+
+
 class Part(Protocol):
     """One part of a shield: a middleware for both kinds of server, usable alone."""
 
@@ -26,4 +34,13 @@ class Part(Protocol):
 
     def wsgi(self, app: WSGIApp, /) -> WSGIApp:
         """The app behind this part."""
+        ...
+
+
+@runtime_checkable
+class Gatekeeper(Part, Protocol):
+    """A part that says before the work whether there is to be any, and then has nothing more to do with the request."""
+
+    def answer(self, scope: Scope, /) -> Answer | None:
+        """What an HTTP request is told instead of the application's answer; None where it may pass."""
         ...

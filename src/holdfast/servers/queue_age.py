@@ -13,7 +13,6 @@ somebody who has left. Whoever comes too late is turned away for a fraction of w
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -22,11 +21,12 @@ from holdfast.servers import incoming, kernel
 from holdfast.servers.calling import call_app
 from holdfast.servers.client import socket_of
 from holdfast.servers.deadline import Deadline
+from holdfast.servers.gatekeepers import Guarded
 from holdfast.servers.refusal import Refusal
 from holdfast.validation import Seconds
 
 if TYPE_CHECKING:
-    from holdfast.servers.interfaces import ASGIApp, Environ, Receive, Scope, Send, StartResponse, WSGIApp
+    from holdfast.servers.interfaces import ASGIApp, Environ, Scope, StartResponse, WSGIApp
 
 WAITED = "holdfast.waited"  # in a scope or environ: seconds that the request had waited when it came to us
 
@@ -53,21 +53,17 @@ class QueueAge:
             events.publish([events.Refused(route, "QueueAge")])
         return Refusal(503, "waited-too-long", f"The request had waited for {waited:.3g} s before anybody looked at it.")
 
+    def answer(self, scope: Scope) -> Refusal | None:
+        """See `Gatekeeper.answer`; what it knows of the wait is left in the scope for `Deadline`."""
+        waited = incoming.waited_by_scope(scope)
+        if not waited:
+            return None
+        scope[WAITED] = waited
+        return self._refusal(scope["path"], incoming.timeout_of_scope(scope), waited)
+
     def asgi(self, app: ASGIApp) -> ASGIApp:
         """The app without requests that come too late."""
-
-        async def aged(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http":
-                waited = incoming.waited_by_scope(scope, time.time())
-                if waited > 0.0:
-                    scope[WAITED] = waited
-                    refusal = self._refusal(scope["path"], incoming.timeout_of_scope(scope), waited)
-                    if refusal is not None:
-                        await refusal.send(send)
-                        return
-            await app(scope, receive, send)
-
-        return aged
+        return Guarded([self], app, app)
 
     def wsgi(self, app: WSGIApp) -> WSGIApp:
         """The app without requests that come too late."""
@@ -75,7 +71,7 @@ class QueueAge:
         def aged(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
             sock = socket_of(environ)
             queued = None if sock is None else kernel.since_data(sock)
-            waited = max(incoming.waited_by_environ(environ, time.time()), queued or 0.0)
+            waited = max(incoming.waited_by_environ(environ), queued or 0.0)
             if waited > 0.0:
                 environ[WAITED] = waited
                 path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"

@@ -27,13 +27,14 @@ from typing import TYPE_CHECKING, cast
 from holdfast.scope import carry
 from holdfast.servers import draining
 from holdfast.servers.checks import Ask, Checks, Result
+from holdfast.servers.probe import Probe
 from holdfast.servers.refusal import Refusal
 from holdfast.servers.warming import Warming, WarmUp
 from holdfast.validation import Seconds, positive_seconds, wait_seconds
 
 if TYPE_CHECKING:
     from holdfast.policy import Policy
-    from holdfast.servers.interfaces import ASGIApp, WSGIApp
+    from holdfast.servers.interfaces import Answer, ASGIApp, Scope, WSGIApp
 
 STARTING = Refusal(503, "starting", "The server is starting.", 1.0)
 
@@ -123,10 +124,27 @@ class Readiness:
         """
         self.warming.run()
 
-    def warm_soon(self) -> None:
-        """See to it that somebody runs them: a thread, where nobody is at it."""
+    def answer(self, scope: Scope) -> Answer | None:
+        """See `Gatekeeper.answer`: probes are told what they ask, and everybody else to come back, while the server is not warm."""
+        warm = self.is_warm()
+        path = scope["path"]
+        mount = scope.get("root_path")
+        question = self.question(mount, path.removeprefix(mount)) if mount else self.paths.get(path)
+        if question is not None and scope["method"] in {"GET", "HEAD"}:
+            return Probe(self, question, scope)
+        return None if warm else STARTING
+
+    def question(self, mount: str, path: str) -> str | None:
+        """What a probe of this path asks. Probes come past the proxy for whose sake an application is mounted, and know nothing of that."""
+        return self.paths.get(f"{mount}{path}") or self.paths.get(path)
+
+    def is_warm(self) -> bool:
+        """Whether this process may serve. If not, it is seen to that somebody runs the warm-ups: a thread, where nobody is at it."""
+        if self.warming.done:
+            return True
         if self.warming.may_begin():
             threading.Thread(target=carry(self._warm_quietly), name="holdfast-warm-up", daemon=True).start()
+        return False
 
     def _warm_quietly(self) -> None:
         with suppress(Exception):  # kept, and told to trusted probes

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from holdfast.servers import draining
 from holdfast.servers.calling import call_app
+from holdfast.servers.gatekeepers import Guarded
 from holdfast.servers.loops import in_thread, on_asyncio
+from holdfast.servers.probe import HEADERS
 from holdfast.servers.problem import reason
 from holdfast.servers.readiness import STARTING
 
@@ -16,27 +18,18 @@ if TYPE_CHECKING:
     from holdfast.servers.interfaces import ASGIApp, Environ, Message, Receive, Scope, Send, StartResponse, WSGIApp
     from holdfast.servers.readiness import Readiness
 
-_HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
-
-
-def _question(readiness: Readiness, mount: str, path: str) -> str | None:
-    """What a probe asks. Probes come past the proxy for whose sake an application is mounted, and know nothing of that."""
-    return readiness.paths.get(f"{mount}{path}") or readiness.paths.get(path)
-
 
 def wsgi(readiness: Readiness, app: WSGIApp) -> WSGIApp:
     """The WSGI app behind it."""
 
     def ready(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        warm = readiness.warming.done
-        if not warm:
-            readiness.warm_soon()
-        question = _question(readiness, environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""))
+        warm = readiness.is_warm()
+        question = readiness.question(environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""))
         if question is None or environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
             return call_app(app, environ, start_response) if warm else STARTING.start(environ, start_response)
         checks = readiness.checks.look() if question == "ready" else {}
         status, body = readiness.says(question, checks, environ.get("REMOTE_ADDR"))
-        start_response(f"{status} {reason(status)}", [*_HEADERS, ("Content-Length", str(len(body)))])
+        start_response(f"{status} {reason(status)}", [*HEADERS, ("Content-Length", str(len(body)))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     return ready
@@ -45,32 +38,15 @@ def wsgi(readiness: Readiness, app: WSGIApp) -> WSGIApp:
 def asgi(readiness: Readiness, app: ASGIApp) -> ASGIApp:
     """The ASGI app behind it."""
 
-    async def ready(scope: Scope, receive: Receive, send: Send) -> None:
+    async def other(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            return await _Lifespan(readiness, app).run(scope, receive, send)
-        warm = readiness.warming.done
-        if not warm:
-            readiness.warm_soon()
-        mount = scope.get("root_path", "")
-        question = _question(readiness, mount, scope["path"].removeprefix(mount)) if scope["type"] == "http" else None
-        if question is not None and scope["method"] in {"GET", "HEAD"}:
-            return await _answer(readiness, question, scope, send)
-        if warm:
-            return await app(scope, receive, send)
-        if scope["type"] == "http":
-            return await STARTING.send(send)
-        return await send({"type": "websocket.close", "code": 1013})  # try again later
+            await _Lifespan(readiness, app).run(scope, receive, send)
+        elif readiness.is_warm():
+            await app(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1013})  # try again later
 
-    return ready
-
-
-async def _answer(readiness: Readiness, question: str, scope: Scope, send: Send) -> None:
-    checks = await readiness.checks.alook() if question == "ready" else {}
-    client = scope.get("client")
-    status, body = readiness.says(question, checks, client[0] if client else None)
-    headers = [(name.lower().encode(), value.encode()) for name, value in (*_HEADERS, ("Content-Length", str(len(body))))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body, "more_body": False})
+    return Guarded([readiness], app, other)
 
 
 class _Lifespan:

@@ -14,11 +14,12 @@ from holdfast import events
 from holdfast.errors import BreakerOpen
 from holdfast.policy import Policy, require
 from holdfast.servers.calling import call_app
+from holdfast.servers.gatekeepers import Guarded
 from holdfast.servers.refusal import Refusal
 from holdfast.servers.routes import Routes
 
 if TYPE_CHECKING:
-    from holdfast.servers.interfaces import ASGIApp, Environ, Receive, Scope, Send, StartResponse, WSGIApp
+    from holdfast.servers.interfaces import ASGIApp, Environ, Scope, StartResponse, WSGIApp
 
 
 class Requires:
@@ -49,17 +50,13 @@ class Requires:
             return Refusal(503, "dependency-down", "Something that this request needs does not work at the moment.", error.retry_after)
         return None
 
+    def answer(self, scope: Scope) -> Refusal | None:
+        """See `Gatekeeper.answer`."""
+        return self._refusal(scope["path"])
+
     def asgi(self, app: ASGIApp) -> ASGIApp:
         """The app, asked only for what can be done."""
-
-        async def required(scope: Scope, receive: Receive, send: Send) -> None:
-            refusal = self._refusal(scope["path"]) if scope["type"] == "http" else None
-            if refusal is None:
-                await app(scope, receive, send)
-            else:
-                await refusal.send(send)
-
-        return required
+        return Guarded([self], app, app)
 
     def wsgi(self, app: WSGIApp) -> WSGIApp:
         """The app, asked only for what can be done."""

@@ -23,7 +23,7 @@ class Routes(Generic[T]):
         ValueError: a prefix does not begin with "/".
     """
 
-    __slots__ = ("_by_prefix", "_depth", "everywhere")
+    __slots__ = ("_by_prefix", "_depth", "_first", "_root", "everywhere")
 
     def __init__(self, field: str, given: object, check: Callable[[str, object], T]) -> None:
         by_prefix: Mapping[object, object] = given if isinstance(given, Mapping) else {"/": given}
@@ -34,8 +34,11 @@ class Routes(Generic[T]):
             name = _clean(prefix)
             self._by_prefix[name] = (name or "/", check(field if name == "" else f"{field}[{prefix!r}]", value))
         self._depth = max((name.count("/") for name in self._by_prefix), default=0)
+        # Most requests are decided by their first segment: no entry begins with it.
+        self._first = {name[: name.find("/", 1)] if name.count("/") > 1 else name for name in self._by_prefix}
+        self._root = self._by_prefix.get("")
         # The entry of all paths, where none has one of its own: the usual case, which costs nothing.
-        self.everywhere: tuple[str, T] | None = self._by_prefix.get("") if self._depth == 0 else None
+        self.everywhere: tuple[str, T] | None = self._root if self._depth == 0 else None
 
     def find(self, path: str) -> tuple[str, T] | None:
         """The prefix and its value; None where no prefix fits."""
@@ -43,6 +46,9 @@ class Routes(Generic[T]):
             return self.everywhere
         if "//" in path:
             path = re.sub("//+", "/", path)
+        end = path.find("/", 1)
+        if (path if end < 0 else path[:end]) not in self._first:
+            return self._root
         # No more segments than the longest prefix has: behind them may be thousands.
         segments = path.split("/", self._depth + 1)[1 : self._depth + 1]
         if segments and not segments[-1]:
@@ -52,7 +58,7 @@ class Routes(Generic[T]):
             if found is not None:
                 return found
             segments.pop()
-        return self._by_prefix.get("")
+        return self._root
 
     def values(self) -> list[tuple[str, T]]:
         """Every prefix and its value."""

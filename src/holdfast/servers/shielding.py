@@ -1,4 +1,4 @@
-"""The order of a shield's parts, the same for ASGI and WSGI."""
+"""The parts of a shield and their order, the same for ASGI and WSGI."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from holdfast.servers.deadline import Deadline
+from holdfast.servers.interfaces import Gatekeeper
 from holdfast.servers.queue_age import QueueAge
 from holdfast.servers.requires import Requires
 
@@ -22,15 +23,21 @@ def behind(
     admission: Part | None,
     idempotency: Part | None,
     readiness: Part | None,
-) -> list[Part]:
-    """The parts in the order in which they go around the app, innermost first."""
+) -> tuple[list[Gatekeeper], list[Part]]:
+    """The gatekeepers, outermost first, and the parts that go around the app behind them, innermost first."""
     for field, part in (("admission", admission), ("idempotency", idempotency), ("readiness", readiness)):
         if part is not None and not (hasattr(part, "asgi") and hasattr(part, "wsgi")):
             raise TypeError(f"Shield.{field} must be a part of holdfast.servers or None, got {part!r}")
-    limits: list[Part] = []
-    if deadline is not None:
-        limits = [Deadline(deadline, max_deadline=max_deadline), QueueAge(deadline, max_deadline=max_deadline)]
-    elif max_deadline is not None:
-        limits = [Deadline({}, max_deadline=max_deadline), QueueAge({}, max_deadline=max_deadline)]
-    parts = [idempotency, admission, None if requires is None else Requires(requires), *limits, readiness]
-    return [part for part in parts if part is not None]
+    gatekeepers: list[Gatekeeper] = []
+    around = [part for part in (idempotency, admission) if part is not None]
+    if deadline is not None or max_deadline is not None:
+        limit = {} if deadline is None else deadline
+        gatekeepers.append(QueueAge(limit, max_deadline=max_deadline))
+        around.append(Deadline(limit, max_deadline=max_deadline))
+    if requires is not None:
+        gatekeepers.append(Requires(requires))
+    if isinstance(readiness, Gatekeeper):
+        gatekeepers.insert(0, readiness)
+    elif readiness is not None:  # a part of the user's own
+        around.append(readiness)
+    return gatekeepers, around

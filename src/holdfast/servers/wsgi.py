@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Shield:
     """A WSGI application behind all that keeps it answering. A part that is not given is not there.
 
-    Order, outermost first: readiness, queue age, deadline, requires, admission, idempotency, the app. Each can be used alone:
+    Order, outermost first: readiness, queue age, requires, deadline, admission, idempotency, the app. Each can be used alone:
     `part.wsgi(app)`.
 
     Args:
@@ -46,7 +46,8 @@ class Shield:
         idempotency: Part | None = None,
         readiness: Part | None = None,
     ) -> None:
-        for part in behind(deadline, max_deadline, requires, admission, idempotency, readiness):
+        gatekeepers, parts = behind(deadline, max_deadline, requires, admission, idempotency, readiness)
+        for part in [*parts, *reversed(gatekeepers)]:
             app = part.wsgi(app)
         self._app = app
 

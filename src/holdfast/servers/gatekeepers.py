@@ -1,0 +1,38 @@
+"""Parts that only say before the work whether there is to be any: several of them cost an ASGI request no more than one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from holdfast.servers.interfaces import ASGIApp, Gatekeeper, Receive, Scope, Send
+
+
+class Guarded:
+    """An ASGI application behind gatekeepers, which are asked one after the other.
+
+    Args:
+        gatekeepers: the first of them is the outermost.
+        app: where HTTP requests go that may pass.
+        other: where everything else goes: lifespans and WebSockets.
+    """
+
+    __slots__ = ("_app", "_gatekeepers", "_other")
+
+    def __init__(self, gatekeepers: Iterable[Gatekeeper], app: ASGIApp, other: ASGIApp) -> None:
+        self._gatekeepers = tuple(gatekeepers)
+        self._app = app
+        self._other = other
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's scope."""
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        for gatekeeper in self._gatekeepers:
+            answer = gatekeeper.answer(scope)
+            if answer is not None:
+                await answer.send(send)
+                return
+        await self._app(scope, receive, send)
