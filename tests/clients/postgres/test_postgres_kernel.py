@@ -18,7 +18,7 @@ pytestmark = pytest.mark.realtime
 
 _PROGRAM = Path(__file__).parent / "waiting.py"
 _KINDS = ("psycopg", "psycopg-async", "asyncpg", "sqlalchemy", "sqlalchemy-async")
-_DEAD_AFTER = 2.0
+_DEAD_AFTER = 1.0
 _BARS = {"flight": _DEAD_AFTER + 1.0, "idle": _DEAD_AFTER + 1.0, "deadline": 1.1}
 
 
@@ -32,8 +32,7 @@ def far_server() -> Iterator[tuple[Namespaces, PostgresServer]]:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
 
 
-@pytest.mark.parametrize("fault", ["drop", "blackhole"])
-def test_a_vanished_server_is_noticed_in_time_by_every_client(far_server: tuple[Namespaces, PostgresServer], fault: str):
+def test_a_vanished_server_is_noticed_in_time_by_every_client(far_server: tuple[Namespaces, PostgresServer]):
     net, server = far_server
     waiting = {}
     for kind in _KINDS:
@@ -43,7 +42,7 @@ def test_a_vanished_server_is_noticed_in_time_by_every_client(far_server: tuple[
         for program in waiting.values():
             assert program.stdout is not None
             assert program.stdout.readline() == "ready\n"
-        getattr(net, fault)()
+        net.drop()
         for program in waiting.values():  # all at once: each counts from here
             assert program.stdin is not None
             program.stdin.write("go\n")
