@@ -34,30 +34,29 @@ class Overseen:
 
     Args:
         driver: its connection, of psycopg, psycopg2 or whatever else has a `fileno`.
-        descriptor: of the socket, our own: the driver may close its at any time, and the number may be another's then. None where there is
-            nothing to look after.
+        sock: a duplicate of its socket: the driver may close its own at any time. None where there is nothing to look after.
     """
 
-    __slots__ = ("_cancel", "_descriptor", "cut", "limit", "shuts_at")
+    __slots__ = ("_cancel", "_sock", "cut", "limit", "shuts_at")
 
-    def __init__(self, driver: Any, descriptor: int | None) -> None:
+    def __init__(self, driver: Any, sock: socket.socket | None) -> None:
         cancel = getattr(driver, "cancel_safe", None) or getattr(driver, "cancel", None)
         self._cancel = None if iscoroutinefunction(cancel) else cancel
-        self._descriptor = descriptor
+        self._sock = sock
         self.limit: Deadline | None = ambient.get()
         self.cut = False
         self.shuts_at = math.inf
 
     def under_ambient(self) -> None:
         """What follows is bound by the deadline that surrounds it now: a transaction ends in a shield."""
-        if not self.cut and self._descriptor is not None:
-            self.limit = ambient.get()
-            _overseer.look_sooner(self)
+        if self._sock is not None and not self.cut:
+            _overseer.bind(self, ambient.get())
 
     def end(self) -> None:
         """Nobody works on the connection any more, or only to close it."""
-        if _overseer.forget(self) and self._descriptor is not None:
-            os.close(self._descriptor)
+        if self._sock is not None:
+            _overseer.forget(self)
+            self._sock.close()
 
     # What the overseer's thread does. It must not wait.
 
@@ -70,7 +69,8 @@ class Overseen:
         if self.cut:
             if now >= self.shuts_at:
                 self.shuts_at = math.inf
-                self._shut_down()
+                if self._sock is not None:
+                    self._sock.shutdown(socket.SHUT_RDWR)
         elif self.limit is not None and self.limit.over(now) is not None:
             self.cut = True
             self.shuts_at = now + GRACE
@@ -82,21 +82,17 @@ class Overseen:
             if self._cancel is not None:
                 self._cancel()
 
-    def _shut_down(self) -> None:
-        with suppress(OSError), socket.socket(fileno=os.dup(self._descriptor or 0)) as sock:
-            sock.shutdown(socket.SHUT_RDWR)
-
 
 def oversee(driver: Any) -> Overseen:
     """Look after the transaction that begins on a driver's connection. One that obeys deadlines by itself, as those of this package do, or
     that has no socket to be seen, is left alone.
     """
-    descriptor = None
+    sock = None
     if not type(driver).__module__.startswith("holdfast."):
         with suppress(Exception):  # drivers differ in what they raise
-            descriptor = os.dup(driver.fileno())
-    overseen = Overseen(driver, descriptor)
-    if descriptor is not None:
+            sock = socket.socket(fileno=os.dup(driver.fileno()))
+    overseen = Overseen(driver, sock)
+    if sock is not None:
         _overseer.add(overseen)
     return overseen
 
@@ -118,13 +114,14 @@ class _Overseer:
                 self._thread.start()
             self._wake_for(overseen)
 
-    def look_sooner(self, overseen: Overseen) -> None:
+    def bind(self, overseen: Overseen, limit: Deadline | None) -> None:
         with self._changed:
+            overseen.limit = limit
             self._wake_for(overseen)
 
-    def forget(self, overseen: Overseen) -> bool:
+    def forget(self, overseen: Overseen) -> None:
         with self._changed:  # after this nothing is done to it
-            return self._all.pop(overseen, overseen) is None
+            self._all.pop(overseen, None)
 
     def _wake_for(self, overseen: Overseen) -> None:
         if overseen.next_look(clock.now()) < self._wakes_at:
@@ -135,7 +132,7 @@ class _Overseer:
             while True:
                 now = clock.now()
                 for overseen in self._all:
-                    with suppress(Exception):  # of a server's own way to tell whether the client has gone
+                    with suppress(Exception):  # a socket that is closed; a server's own way to tell whether the client has gone
                         overseen.look(now)
                 self._wakes_at = min((one.next_look(now) for one in self._all), default=math.inf)
                 self._changed.wait(min(self._wakes_at - now, threading.TIMEOUT_MAX))
