@@ -38,7 +38,7 @@ from subjects import five
 REQUESTS = 100  # for one measurement: CPython specializes anew what a client shares with the one before, and few would measure that
 TASKS = 20  # that share a client, where many do
 WARM = 50
-ROUNDS = 60
+ROUNDS = 30
 BAR = 1 / 0.95
 PINGS = 200
 PING_ROUNDS = 60

@@ -14,7 +14,7 @@ from test_aiohttp import GOOD, Server, answer, outcome, retrying, serving, statu
 from holdfast import Backoff, Breaker, Policy, Retry
 from holdfast.clients.aiohttp import BreakerOpen, ClientSession, DeadlineExceeded
 from holdfast.clients.aiohttp_requests import kind_of
-from holdfast.clients.exchange import new_id
+from holdfast.clients.logical_call import new_id
 from holdfast.testing.faults import FaultProxy, Silence
 
 OURS = {"x-request-id", "x-request-timeout-ms"}

@@ -42,14 +42,15 @@ from holdfast.clients.aiohttp_connections import Connector, Resolver
 from holdfast.clients.aiohttp_reading import Reading
 from holdfast.clients.aiohttp_requests import Marked, Prototypes, Response, Written, can_repeat, can_share, kind_of, marked
 from holdfast.clients.aiohttp_times import Times
-from holdfast.clients.exchange import FAILURE_BODY, Policies, is_failure, new_id, whole_call
+from holdfast.clients.exchange import FAILURE_BODY, is_failure
+from holdfast.clients.logical_call import REQUEST_ID, Policies, new_id, whole_call
 from holdfast.deadlines import Deadline, ambient, restore
 from holdfast.drivers import aio, clock
 from holdfast.flow import Call
 from holdfast.plan import Plan
 from holdfast.policy import Policy
 
-_REQUEST_ID = istr(exchange.REQUEST_ID)
+_REQUEST_ID = istr(REQUEST_ID)
 
 _OURS = (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)
 

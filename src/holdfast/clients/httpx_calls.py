@@ -13,11 +13,12 @@ from http.cookiejar import CookieJar
 from typing import Any
 
 from holdfast import errors
-from holdfast.clients.exchange import FAILURE_BODY, Exchange, Policies, is_failure, mint_id, own_error, running, whole_call
+from holdfast.clients.exchange import FAILURE_BODY, Exchange, is_failure, own_error, running
 from holdfast.clients.httpx_backend import AsyncBackend, Backend
 from holdfast.clients.httpx_bodies import AsyncLent, AsyncRest, Lent, Rest, over
 from holdfast.clients.httpx_errors import Core
 from holdfast.clients.httpx_pools import heal
+from holdfast.clients.logical_call import Policies, mint_id, whole_call
 from holdfast.deadlines import Deadline
 from holdfast.drivers import aio, clock, threads
 from holdfast.flow import Call

@@ -32,7 +32,8 @@ from requests.sessions import merge_setting
 
 from holdfast import errors
 from holdfast.clients import urllib3 as pools
-from holdfast.clients.exchange import REQUEST_ID, TIMEOUT, Exchange, Policies, is_failure, mint_id, own_error, running, whole_call
+from holdfast.clients.exchange import TIMEOUT, Exchange, is_failure, own_error, running
+from holdfast.clients.logical_call import REQUEST_ID, Policies, mint_id, whole_call
 from holdfast.clients.urllib3 import OURS, POOLS, repeatable
 from holdfast.clients.urllib3_network import lend, read_failure
 from holdfast.deadlines import ambient

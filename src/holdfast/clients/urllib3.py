@@ -28,19 +28,8 @@ from urllib3.exceptions import TimeoutError as HTTPTimeout
 from urllib3.util import Retry, parse_url
 
 from holdfast import errors
-from holdfast.clients.exchange import (
-    ATTEMPT,
-    CONNECT_TIMEOUT,
-    READ_TIMEOUT,
-    TIMEOUT,
-    Exchange,
-    Policies,
-    is_failure,
-    mint_id,
-    own_error,
-    running,
-    whole_call,
-)
+from holdfast.clients.exchange import ATTEMPT, CONNECT_TIMEOUT, READ_TIMEOUT, TIMEOUT, Exchange, is_failure, own_error, running
+from holdfast.clients.logical_call import Policies, mint_id, whole_call
 from holdfast.clients.urllib3_network import HTTPConnection, HTTPSConnection, lend, read_failure
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock, threads
