@@ -203,7 +203,7 @@ def faults(scale: float) -> Iterator[Figure]:
     """Turns of a second each, in random order, so that what the machine does meanwhile is spread over all of them. A p99 of single turns
     differs by a factor of two and more though nothing is different; what that leaves of the figure is told by well against well.
     """
-    rounds, rng = max(2, round(16 * scale)), random.Random(7)
+    rounds, rng = max(2, round(30 * scale)), random.Random(7)
     found: dict[str, list[Turn]] = {"well": [], "well again": [], "stopped": [], "killed": []}
     with redis_server() as server, hosts(PROCESSES, server.url, breaker=RULE, budget={}, interval=INTERVAL) as fleet_:
         ways = {"stopped": (server.suspend, server.resume), "killed": (server.kill, server.restart)}
