@@ -111,9 +111,7 @@ class Answer(http.client.HTTPResponse):
         return length if length >= 0 else None
 
     def _safe_read(self, amt: int) -> bytes:
-        if (
-            not 0 <= amt <= sys.maxsize
-        ):  # a ValueError would be the caller's fault, and a chunk says this
+        if not 0 <= amt <= sys.maxsize:  # a ValueError would be the caller's fault, and a chunk says this
             raise http.client.IncompleteRead(b"")
         return cast("bytes", super()._safe_read(amt))  # type: ignore[misc]
 
