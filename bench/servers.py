@@ -37,6 +37,21 @@ async def bare(scope, receive, send):
     await send({"type": "http.response.body", "body": b"hello, world"})
 """
 
+# The hello-world that most services would write.
+FASTAPI = """
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+from holdfast import Breaker, Policy
+from holdfast.servers import Admission, Deadline, Idempotency, MemoryStore, Readiness
+from holdfast.servers.asgi import Shield
+
+bare = FastAPI()
+
+@bare.get("/hello", response_class=PlainTextResponse)
+async def hello():
+    return "hello, world"
+"""
+
 WSGI = """
 from holdfast import Breaker, Policy
 from holdfast.servers import Admission, Deadline, Idempotency, MemoryStore, Readiness
@@ -78,10 +93,11 @@ def server(kind: str, app: str, folder: Path, port: int) -> Process:
             "--loop",
             "asyncio",
         ],
+        "uvicorn, FastAPI": [str(BIN / "uvicorn"), "--port", str(port), "--no-access-log", "--log-level", "warning"],
         "gunicorn sync": [*gunicorn, "-k", "sync"],
         "gunicorn gthread": [*gunicorn, "-k", "gthread", "--threads", "4"],
     }[kind]
-    module = "asgi_app" if kind.startswith("uvicorn") else "wsgi_app"
+    module = "fastapi_app" if "FastAPI" in kind else "asgi_app" if kind.startswith("uvicorn") else "wsgi_app"
     name = f"{kind}-{app}".replace(" ", "-").replace(",", "")
     return Process([*command, f"{module}:{app}"], name=name, folder=folder, ready=lambda: accepts(port))
 
@@ -212,8 +228,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "asgi_app.py").write_text(textwrap.dedent(ASGI + SHIELDS.replace("KIND", "asgi")))
+        (folder / "fastapi_app.py").write_text(textwrap.dedent(FASTAPI + SHIELDS.replace("KIND", "asgi")))
         (folder / "wsgi_app.py").write_text(textwrap.dedent(WSGI + SHIELDS.replace("KIND", "wsgi")))
-        for kind in options.only or ("uvicorn, h11", "uvicorn, httptools", "gunicorn sync", "gunicorn gthread"):
+        for kind in options.only or ("uvicorn, h11", "uvicorn, httptools", "uvicorn, FastAPI", "gunicorn sync", "gunicorn gthread"):
             best = compare(kind, folder, rounds, seconds)
             for app, bar in (("timed", 0.95), ("shielded", 0.85)):
                 (found, cost), (bare, bare_cost) = best[app], best["bare"]

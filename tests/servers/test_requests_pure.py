@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from holdfast import AdaptiveLimit, Bulkhead, Policy
 from holdfast.priority import CRITICAL, NORMAL, SHEDDABLE
-from holdfast.servers import Admission, Deadline, QueueAge, Requires
+from holdfast.servers import Admission, Deadline, QueueAge, Requires, wsgi
 from holdfast.servers.asgi import Shield
 from holdfast.servers.deadline import UNBOUNDED
 from holdfast.servers.incoming import timeout_of_environ, timeout_of_scope, waited, waited_by_scope
@@ -177,6 +177,12 @@ def test_one_policy_needs_no_list():
 def test_a_shield_takes_parts_only(part):
     with pytest.raises(TypeError, match=rf"Shield\.{part} must be a part"):
         Shield(lambda: None, **{part: 5})
+
+
+@pytest.mark.parametrize("shield", [Shield, wsgi.Shield])
+def test_a_shield_takes_an_application(shield):
+    with pytest.raises(TypeError, match=r"Shield\.app must be an application, got 5"):
+        shield(5)
 
 
 def level(admission, path="/", header=None, peer="203.0.113.7"):

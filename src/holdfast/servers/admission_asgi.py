@@ -38,7 +38,8 @@ def admitted(part: Admission, app: ASGIApp) -> ASGIApp:
             except Overloaded as error:
                 await refusal(error).send(send)
                 return
-        began = clock.now()
+        time = clock.current.get()
+        began = time.now()
         failure: BaseException | None = None
         try:
             await _served(level, app, scope, receive, send)
@@ -46,7 +47,7 @@ def admitted(part: Admission, app: ASGIApp) -> ASGIApp:
             failure = error
             raise
         finally:
-            now = clock.now()
+            now = time.now()
             group.leave(permit, now - began, failure, now)
             failure = None
 

@@ -47,7 +47,7 @@ class Shield(Guarded):
         idempotency: Part | None = None,
         readiness: Part | None = None,
     ) -> None:
-        gatekeepers, parts = behind(deadline, max_deadline, requires, admission, idempotency, readiness)
+        gatekeepers, parts = behind(app, deadline, max_deadline, requires, admission, idempotency, readiness)
         for part in parts:
             app = part.asgi(app)
         other = app

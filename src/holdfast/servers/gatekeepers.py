@@ -18,10 +18,10 @@ class Guarded:
         other: where everything else goes: lifespans and WebSockets.
     """
 
-    __slots__ = ("_app", "_gatekeepers", "_other")
+    __slots__ = ("_app", "_ask", "_other")
 
     def __init__(self, gatekeepers: Iterable[Gatekeeper], app: ASGIApp, other: ASGIApp) -> None:
-        self._gatekeepers = tuple(gatekeepers)
+        self._ask = tuple(gatekeeper.answer for gatekeeper in gatekeepers)
         self._app = app
         self._other = other
 
@@ -30,8 +30,8 @@ class Guarded:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
-        for gatekeeper in self._gatekeepers:
-            answer = gatekeeper.answer(scope)
+        for ask in self._ask:
+            answer = ask(scope)
             if answer is not None:
                 await answer.send(send)
                 return

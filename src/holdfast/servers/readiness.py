@@ -126,7 +126,7 @@ class Readiness:
 
     def answer(self, scope: Scope) -> Answer | None:
         """See `Gatekeeper.answer`: probes are told what they ask, and everybody else to come back, while the server is not warm."""
-        warm = self.is_warm()
+        warm = self.warming.done or self.is_warm()
         path = scope["path"]
         mount = scope.get("root_path")
         question = self.question(mount, path.removeprefix(mount)) if mount else self.paths.get(path)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def behind(
+    app: object,
     deadline: Seconds | Mapping[str, Seconds] | None,
     max_deadline: Seconds | None,
     requires: Mapping[str, Policy | Iterable[Policy]] | None,
@@ -28,6 +29,8 @@ def behind(
     for field, part in (("admission", admission), ("idempotency", idempotency), ("readiness", readiness)):
         if part is not None and not (hasattr(part, "asgi") and hasattr(part, "wsgi")):
             raise TypeError(f"Shield.{field} must be a part of holdfast.servers or None, got {part!r}")
+    if not callable(app):
+        raise TypeError(f"Shield.app must be an application, got {app!r}")
     gatekeepers: list[Gatekeeper] = []
     around = [part for part in (idempotency, admission) if part is not None]
     if deadline is not None or max_deadline is not None:

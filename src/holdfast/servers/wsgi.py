@@ -46,7 +46,7 @@ class Shield:
         idempotency: Part | None = None,
         readiness: Part | None = None,
     ) -> None:
-        gatekeepers, parts = behind(deadline, max_deadline, requires, admission, idempotency, readiness)
+        gatekeepers, parts = behind(app, deadline, max_deadline, requires, admission, idempotency, readiness)
         for part in [*parts, *reversed(gatekeepers)]:
             app = part.wsgi(app)
         self._app = app
