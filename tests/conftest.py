@@ -1,15 +1,19 @@
-"""What all tests share: how much Hypothesis tries, and one way to say a call that is made by blocking and by async code."""
+"""What all tests share: how much Hypothesis tries, what becomes of a test whose server is not here, and one way to say a call that is made
+by blocking and by async code.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from holdfast import Policy
+from holdfast.replay.parts.process import Unavailable
 from holdfast.testing import FakeClock
 
 # The same examples on every run: a red build is about the change in it. `HYPOTHESIS_PROFILE=deep` looks further, with new ones.
@@ -17,6 +21,31 @@ _QUIET = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, Heal
 settings.register_profile("ci", derandomize=True, max_examples=60, stateful_step_count=40, database=None, **_QUIET)
 settings.register_profile("deep", max_examples=2000, stateful_step_count=80, **_QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@contextmanager
+def _skipped_outside_of_ci() -> Generator[None]:
+    """CI has everything, so there it is a failure."""
+    try:
+        yield
+    except Unavailable as missing:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(missing))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    """A fixture may raise Unavailable."""
+    with _skipped_outside_of_ci():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """So may a test."""
+    with _skipped_outside_of_ci():
+        return (yield)
 
 
 class Drive:

@@ -17,7 +17,6 @@ import contextlib
 import contextvars
 import gc
 import io
-import os
 import re
 import socket
 import sys
@@ -36,7 +35,6 @@ import holdfast
 from holdfast import events
 from holdfast.deadlines import ambient
 from holdfast.drivers.clock import SystemClock, current
-from holdfast.replay.parts.process import Unavailable
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -173,10 +171,7 @@ def test_every_example_of_the_page_runs(page: Path) -> None:
                     run(example, namespace, str(page.relative_to(ROOT)))
             namespace.clear()
 
-    try:
-        contextvars.copy_context().run(run_page)
-    except Unavailable as missing:  # a server that no wheel has; CI has it
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
+    contextvars.copy_context().run(run_page)
 
 
 class _Console(code.InteractiveConsole):

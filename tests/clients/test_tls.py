@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import socket
 import ssl
 import threading
@@ -21,7 +20,6 @@ from holdfast.clients import postgres
 from holdfast.clients import redis as redis_behind
 from holdfast.clients.postgres import asyncpg
 from holdfast.replay.parts.postgres import postgres_server
-from holdfast.replay.parts.process import Unavailable
 from holdfast.replay.parts.redis import redis_server
 from holdfast.testing.faults import FaultProxy, Silence
 from servers import certificate
@@ -126,10 +124,7 @@ class Postgres:
 def clients() -> Iterator[dict[str, tuple[Once, int, str]]]:
     """By name: what connects once and asks something, the front's port, and the password."""
     with ExitStack() as stack:
-        try:
-            redis, postgresql = stack.enter_context(redis_server()), stack.enter_context(postgres_server())
-        except Unavailable as missing:
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
+        redis, postgresql = stack.enter_context(redis_server()), stack.enter_context(postgres_server())
         fronts = Front(redis.port, asked=False), Front(postgresql.port, asked=True)
         for front in fronts:
             stack.callback(front.close)

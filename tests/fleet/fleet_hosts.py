@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
-
 from holdfast import Backoff, Breaker, BreakerOpen, Budget, Policy, Retry, events, fleet
-from holdfast.replay.parts.process import Unavailable
-from holdfast.replay.parts.redis import RedisServer, find_redis, redis_server
 
 INTERVAL = 0.05
 FLEET = ("BreakerChanged", "FleetLost", "FleetBack", "FleetIgnored")
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["holdfast.fleet.agent"])
-
-
-@contextlib.contextmanager
-def server(**options: Any) -> Iterator[RedisServer]:
-    """A private server; without one on this machine the test is skipped, and fails where nothing may be skipped."""
-    try:
-        find_redis()
-    except Unavailable as missing:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
-    with redis_server(**options) as running:
-        yield running
 
 
 def until(true: Callable[[], Any], seconds: float = 10.0, what: str = "") -> Any:

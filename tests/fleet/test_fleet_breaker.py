@@ -9,7 +9,9 @@ from typing import Any
 
 import fleet_hosts as do
 import pytest
-from fleet_hosts import Host, hosts, server, until
+from fleet_hosts import Host, hosts, until
+
+from holdfast.replay.parts.redis import redis_server
 
 pytestmark = pytest.mark.realtime
 
@@ -31,7 +33,7 @@ def fail_together(fleet: list[Host], each: int = 12) -> None:
 
 
 def test_the_totals_of_the_fleet_open_it_for_all_though_no_process_saw_enough() -> None:
-    with server() as redis, hosts(4, redis.url, breaker=RULE) as fleet:
+    with redis_server() as redis, hosts(4, redis.url, breaker=RULE) as fleet:
         fail_together(fleet)
         until(lambda: all_are(fleet, "open"), what="open everywhere")
         event = fleet[0].do(do.told, "BreakerChanged")[0]
@@ -40,7 +42,7 @@ def test_the_totals_of_the_fleet_open_it_for_all_though_no_process_saw_enough() 
 
 
 def test_one_bad_host_opens_only_its_own_however_much_it_calls() -> None:
-    with server() as redis, hosts(4, redis.url, breaker=RULE) as fleet:
+    with redis_server() as redis, hosts(4, redis.url, breaker=RULE) as fleet:
         bad, *good = fleet
         bad.do(do.set_failing, True)
         for host in good:
@@ -56,7 +58,7 @@ def test_one_bad_host_opens_only_its_own_however_much_it_calls() -> None:
 
 
 def test_of_two_processes_one_alone_is_no_quorum() -> None:
-    with server() as redis, hosts(2, redis.url, breaker=RULE) as (bad, good):
+    with redis_server() as redis, hosts(2, redis.url, breaker=RULE) as (bad, good):
         good.do(do.calls, 5)
         bad.do(do.set_failing, True)
         bad.do(do.calls, 38, 0.005)
@@ -65,7 +67,7 @@ def test_of_two_processes_one_alone_is_no_quorum() -> None:
 
 
 def test_a_process_that_starts_while_the_breaker_is_open_refuses_from_its_first_round_on() -> None:
-    with server() as redis, hosts(2, redis.url, breaker={**RULE, "open_for": 8}) as fleet:
+    with redis_server() as redis, hosts(2, redis.url, breaker={**RULE, "open_for": 8}) as fleet:
         fail_together(fleet, 25)
         until(lambda: all_are(fleet, "open"))
         with hosts(1, redis.url, breaker=RULE) as (late,):
@@ -74,7 +76,7 @@ def test_a_process_that_starts_while_the_breaker_is_open_refuses_from_its_first_
 
 def test_failures_in_a_row_in_most_processes_open_it_for_the_others() -> None:
     rule = {"failure_rate": None, "consecutive": 3, "open_for": 5.0}
-    with server() as redis, hosts(3, redis.url, breaker=rule) as fleet:
+    with redis_server() as redis, hosts(3, redis.url, breaker=rule) as fleet:
         for host in fleet:
             host.do(do.calls, 1)
         for host in fleet[:2]:
@@ -85,7 +87,7 @@ def test_failures_in_a_row_in_most_processes_open_it_for_the_others() -> None:
 
 
 def test_the_fleet_probes_closes_and_tells_everybody() -> None:
-    with server() as redis, hosts(3, redis.url, breaker=RULE) as fleet:
+    with redis_server() as redis, hosts(3, redis.url, breaker=RULE) as fleet:
         fail_together(fleet, 16)
         until(lambda: all_are(fleet, "open"))
         for host in fleet:
@@ -98,7 +100,7 @@ def test_the_fleet_probes_closes_and_tells_everybody() -> None:
 
 
 def test_failed_probes_open_it_again_for_longer() -> None:
-    with server() as redis, hosts(3, redis.url, breaker={**RULE, "open_for": 0.4}) as fleet:
+    with redis_server() as redis, hosts(3, redis.url, breaker={**RULE, "open_for": 0.4}) as fleet:
         fail_together(fleet, 16)
         until(lambda: all_are(fleet, "open"))
         for host in fleet:
@@ -114,7 +116,7 @@ def test_failed_probes_open_it_again_for_longer() -> None:
 
 def test_a_host_whose_probes_fail_does_not_keep_it_open_for_the_others() -> None:
     rule = {**RULE, "open_for": 0.3, "open_for_max": 0.6}
-    with server() as redis, hosts(3, redis.url, breaker=rule) as fleet:
+    with redis_server() as redis, hosts(3, redis.url, breaker=rule) as fleet:
         _bad, *good = fleet
         fail_together(fleet, 16)
         until(lambda: all_are(fleet, "open"))
@@ -131,7 +133,7 @@ def test_a_host_whose_probes_fail_does_not_keep_it_open_for_the_others() -> None
 def test_never_more_probes_run_in_the_fleet_than_allowed(max_probes: int) -> None:
     """Eight processes with fifty threads each, all of them probing something that takes its time."""
     rule = {**RULE, "open_for": 0.5, "max_probes": max_probes, "probes_to_close": 12}
-    with server() as redis, hosts(8, redis.url, breaker=rule, lease=10.0) as fleet:
+    with redis_server() as redis, hosts(8, redis.url, breaker=rule, lease=10.0) as fleet:
         fail_together(fleet, 8)
         until(lambda: all_are(fleet, "open") or all_are(fleet, "half-open"))
         for host in fleet:
@@ -167,7 +169,7 @@ def most_before_closing(world: Any) -> int:
 
 def test_a_prober_that_is_killed_wedges_nothing() -> None:
     rule = {**RULE, "open_for": 0.4, "max_probes": 1, "probes_to_close": 1}
-    with server() as redis, hosts(2, redis.url, breaker=rule, lease=1.0) as (prober, other):
+    with redis_server() as redis, hosts(2, redis.url, breaker=rule, lease=1.0) as (prober, other):
         fail_together([prober, other], 25)
         until(lambda: prober.do(do.state) == other.do(do.state) == "open")
         prober.do(do.set_failing, False, 60.0)
@@ -189,7 +191,7 @@ def probes(world: Any) -> int:
 
 
 def test_any_process_forces_it_for_all_and_any_other_resets_it() -> None:
-    with server() as redis, hosts(3, redis.url, breaker=RULE) as fleet:
+    with redis_server() as redis, hosts(3, redis.url, breaker=RULE) as fleet:
         fleet[0].do(do.force, "force_open")
         until(lambda: all_are(fleet, "forced-open"))
         fleet[1].do(do.force, "force_closed")
@@ -202,7 +204,7 @@ def test_any_process_forces_it_for_all_and_any_other_resets_it() -> None:
 
 
 def test_a_forced_state_outlives_a_flush_and_the_process_that_forced_it() -> None:
-    with server() as redis, hosts(2, redis.url, breaker=RULE) as fleet:
+    with redis_server() as redis, hosts(2, redis.url, breaker=RULE) as fleet:
         fleet[0].do(do.force, "force_open")
         until(lambda: all_are(fleet, "forced-open"))
         fleet[0].end()
@@ -213,7 +215,7 @@ def test_a_forced_state_outlives_a_flush_and_the_process_that_forced_it() -> Non
 
 
 def test_what_was_forced_before_connecting_is_told_and_a_local_policy_stays_local() -> None:
-    with server() as redis, hosts(1, redis.url, breaker=RULE) as (one,):
+    with redis_server() as redis, hosts(1, redis.url, breaker=RULE) as (one,):
         with hosts(1, redis.url, breaker=RULE, options={"shared": False}) as (local,):
             local.do(do.force, "force_open")
             time.sleep(0.4)
@@ -224,7 +226,7 @@ def test_what_was_forced_before_connecting_is_told_and_a_local_policy_stays_loca
 
 
 def test_who_leaves_keeps_the_state_and_goes_on_alone() -> None:
-    with server() as redis, hosts(2, redis.url, breaker=RULE) as fleet:
+    with redis_server() as redis, hosts(2, redis.url, breaker=RULE) as fleet:
         fleet[0].do(do.force, "force_open")
         until(lambda: all_are(fleet, "forced-open"))
         fleet[1].do(do.disconnect)

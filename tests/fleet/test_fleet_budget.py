@@ -9,7 +9,9 @@ from typing import Any
 
 import fleet_hosts as do
 import pytest
-from fleet_hosts import Host, hosts, server, until
+from fleet_hosts import Host, hosts, until
+
+from holdfast.replay.parts.redis import redis_server
 
 pytestmark = pytest.mark.realtime
 
@@ -32,13 +34,13 @@ def within(found: float, wanted: float, share: float = 0.05) -> bool:
 
 @pytest.mark.parametrize("pause", [0.0, 0.001], ids=["as fast as it goes", "a thousand a second each"])
 def test_retries_are_the_share_and_one_floor_for_the_whole_fleet(pause: float) -> None:
-    with server() as redis, hosts(8, redis.url, budget={"ratio": 0.1, "min_per_second": 1.0, "window": 60}) as fleet:
+    with redis_server() as redis, hosts(8, redis.url, budget={"ratio": 0.1, "min_per_second": 1.0, "window": 60}) as fleet:
         calls, retries = storm(fleet, int(os.environ.get("HOLDFAST_FLEET_CALLS", "20000")) // 8, pause)
         assert within(retries, 0.1 * calls + 60), f"{retries} retries of {calls} calls"
 
 
 def test_the_floor_is_one_for_all_and_whoever_fails_may_have_it() -> None:
-    with server() as redis, hosts(4, redis.url, budget={"ratio": 0.0, "min_per_second": 1.0, "window": 40}) as fleet:
+    with redis_server() as redis, hosts(4, redis.url, budget={"ratio": 0.0, "min_per_second": 1.0, "window": 40}) as fleet:
         _, retries = storm(fleet[:1], 200, 0.005)
         assert 30 <= retries <= 40
         _, more = storm(fleet, 50, 0.005)
@@ -46,7 +48,7 @@ def test_the_floor_is_one_for_all_and_whoever_fails_may_have_it() -> None:
 
 
 def test_one_process_with_all_the_failures_spends_what_the_others_earned() -> None:
-    with server() as redis, hosts(4, redis.url, budget={"ratio": 0.1, "min_per_second": 0.0, "window": 60}) as fleet:
+    with redis_server() as redis, hosts(4, redis.url, budget={"ratio": 0.1, "min_per_second": 0.0, "window": 60}) as fleet:
         for host in fleet[1:]:
             host.do(do.calls, 1000)
         time.sleep(0.2)
@@ -56,7 +58,7 @@ def test_one_process_with_all_the_failures_spends_what_the_others_earned() -> No
 
 
 def test_a_first_failure_after_a_quiet_time_is_retried_at_once() -> None:
-    with server() as redis, hosts(4, redis.url, budget={"ratio": 0.1, "min_per_second": 1.0, "window": 10}) as fleet:
+    with redis_server() as redis, hosts(4, redis.url, budget={"ratio": 0.1, "min_per_second": 1.0, "window": 10}) as fleet:
         for host in fleet:
             host.do(do.calls, 3)
         time.sleep(0.3)
@@ -78,7 +80,7 @@ def fail_once(world: Any) -> str:
 
 
 def test_a_process_that_dies_takes_its_lease_along_and_only_for_a_window() -> None:
-    with server() as redis, hosts(2, redis.url, budget={"ratio": 0.0, "min_per_second": 5.0, "window": 2}) as (dies, lives):
+    with redis_server() as redis, hosts(2, redis.url, budget={"ratio": 0.0, "min_per_second": 5.0, "window": 2}) as (dies, lives):
         dies.do(do.calls, 50)
         time.sleep(0.2)
         os.kill(dies.process.pid, signal.SIGKILL)
@@ -88,7 +90,7 @@ def test_a_process_that_dies_takes_its_lease_along_and_only_for_a_window() -> No
 
 
 def test_cut_off_each_process_has_its_part_of_the_floor() -> None:
-    with server() as redis, hosts(4, redis.url, budget={"ratio": 0.1, "min_per_second": 1.0, "window": 40}) as fleet:
+    with redis_server() as redis, hosts(4, redis.url, budget={"ratio": 0.1, "min_per_second": 1.0, "window": 40}) as fleet:
         for host in fleet:
             host.do(do.calls, 10)
         time.sleep(0.3)
@@ -106,7 +108,7 @@ def test_cut_off_each_process_has_its_part_of_the_floor() -> None:
 
 
 def test_a_budget_that_policies_share_is_one_member_of_the_fleet() -> None:
-    with server() as redis, hosts(1, redis.url, budget={"ratio": 0.1, "min_per_second": 1.0, "window": 10}) as (one,):
+    with redis_server() as redis, hosts(1, redis.url, budget={"ratio": 0.1, "min_per_second": 1.0, "window": 10}) as (one,):
         assert one.do(two_policies) == ["billing", "read"]
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import fleet_hosts as do
 import pytest
-from fleet_hosts import hosts, server, until
+from fleet_hosts import hosts, until
 
 from holdfast.cli import main
+from holdfast.replay.parts.redis import redis_server
 
 pytestmark = pytest.mark.realtime
 
 
 def test_force_status_and_reset_from_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with server() as redis, hosts(2, redis.url, breaker={}) as fleet:
+    with redis_server() as redis, hosts(2, redis.url, breaker={}) as fleet:
         for host in fleet:
             host.do(do.calls, 5)
         until(lambda: fleet[0].do(do.snapshot)["policies"]["billing"]["processes"] == 2)
@@ -28,7 +29,7 @@ def test_force_status_and_reset_from_a_terminal(capsys: pytest.CaptureFixture[st
 
 
 def test_a_policy_may_be_forced_before_any_process_has_it(capsys: pytest.CaptureFixture[str]) -> None:
-    with server() as redis:
+    with redis_server() as redis:
         assert main(["fleet", "status", "--url", redis.url]) == 0
         assert capsys.readouterr().out == "no policy is known here\n"
         assert main(["fleet", "force-open", "billing", "odd {name} 100%", "--url", redis.url, "--prefix", "shop"]) == 0

@@ -13,7 +13,9 @@ from typing import Any
 import fleet_hosts as do
 import pytest
 import redis as library
-from fleet_hosts import Host, hosts, server, until
+from fleet_hosts import Host, hosts, until
+
+from holdfast.replay.parts.redis import redis_server
 
 pytestmark = pytest.mark.realtime
 
@@ -94,17 +96,17 @@ def goes_and_comes(
 
 
 def test_refused() -> None:
-    with server() as redis:
+    with redis_server() as redis:
         goes_and_comes(redis, redis.kill, redis.restart, {"no connection"}, timeout=PATIENT)
 
 
 def test_silent() -> None:
-    with server() as redis:
+    with redis_server() as redis:
         goes_and_comes(redis, redis.suspend, redis.resume, {"no answer in time"})
 
 
 def test_slow() -> None:
-    with server() as redis:
+    with redis_server() as redis:
         relay = Relay(redis.port)
         try:
             slow, quick = (lambda: setattr(relay, "delay", 1.0)), (lambda: setattr(relay, "delay", 0.0))
@@ -114,7 +116,7 @@ def test_slow() -> None:
 
 
 def test_read_only() -> None:
-    with server() as master, server() as redis:
+    with redis_server() as master, redis_server() as redis:
         client = library.Redis.from_url(redis.url)
         go = lambda: client.replicaof("127.0.0.1", master.port)  # noqa: E731
         goes_and_comes(
@@ -123,14 +125,14 @@ def test_read_only() -> None:
 
 
 def test_out_of_memory() -> None:
-    with server() as redis:
+    with redis_server() as redis:
         client = library.Redis.from_url(redis.url)
         go = lambda: client.config_set("maxmemory", "1")  # noqa: E731
         goes_and_comes(redis, go, lambda: client.config_set("maxmemory", "0"), {"the server has no memory left"}, timeout=PATIENT)
 
 
 def test_slow_but_in_time_is_no_loss() -> None:
-    with server() as redis:
+    with redis_server() as redis:
         relay = Relay(redis.port)
         relay.delay = 0.05
         try:
@@ -145,7 +147,7 @@ def test_slow_but_in_time_is_no_loss() -> None:
 
 
 def test_flushed_the_fleet_puts_back_what_it_knows() -> None:
-    with server() as redis, hosts(2, redis.url, breaker={**RULE, "open_for": 20}) as fleet:
+    with redis_server() as redis, hosts(2, redis.url, breaker={**RULE, "open_for": 20}) as fleet:
         for host in fleet:
             host.do(do.set_failing, True)
             host.do(do.calls, 8, 0.01)
@@ -160,7 +162,7 @@ def test_flushed_the_fleet_puts_back_what_it_knows() -> None:
 
 def test_flushed_counts_come_back_as_well() -> None:
     rule = {**RULE, "min_calls": 40}
-    with server() as redis, hosts(3, redis.url, breaker=rule) as fleet:
+    with redis_server() as redis, hosts(3, redis.url, breaker=rule) as fleet:
         for host in fleet:
             host.do(do.set_failing, True)
             host.do(do.calls, 12)
@@ -172,7 +174,7 @@ def test_flushed_counts_come_back_as_well() -> None:
 
 
 def test_flushed_the_first_that_comes_back_does_not_speak_for_all() -> None:
-    with server() as redis, hosts(3, redis.url, breaker=RULE) as fleet:
+    with redis_server() as redis, hosts(3, redis.url, breaker=RULE) as fleet:
         for host in fleet:
             host.do(do.calls, 5)
         until(lambda: fleet[0].do(do.snapshot)["policies"]["billing"]["processes"] == 3)
@@ -185,7 +187,7 @@ def test_flushed_the_first_that_comes_back_does_not_speak_for_all() -> None:
 
 
 def test_cut_off_each_opens_and_closes_by_itself_and_on_return_it_is_one_state() -> None:
-    with server() as redis, hosts(2, redis.url, breaker=RULE) as fleet:
+    with redis_server() as redis, hosts(2, redis.url, breaker=RULE) as fleet:
         one, other = fleet
         for host in fleet:
             host.do(do.calls, 1)
@@ -206,7 +208,7 @@ def test_cut_off_each_opens_and_closes_by_itself_and_on_return_it_is_one_state()
 
 
 def test_a_breaker_that_was_open_for_the_fleet_closes_while_the_store_is_away() -> None:
-    with server() as redis, hosts(2, redis.url, breaker=RULE) as fleet:
+    with redis_server() as redis, hosts(2, redis.url, breaker=RULE) as fleet:
         for host in fleet:
             host.do(do.set_failing, True)
             host.do(do.calls, 8, 0.01)
@@ -223,7 +225,7 @@ def test_a_breaker_that_was_open_for_the_fleet_closes_while_the_store_is_away() 
 
 
 def test_an_order_given_while_cut_off_is_delivered_unless_somebody_said_otherwise_since() -> None:
-    with server() as redis:
+    with redis_server() as redis:
         relay = Relay(redis.port)
         try:
             with hosts(1, relay.url, breaker=RULE) as (cut,), hosts(1, redis.url, breaker=RULE) as (other,):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import fleet_hosts as do
 import pytest
 import redis as library
-from fleet_hosts import hosts, server, until
+from fleet_hosts import hosts, until
 
 from holdfast.replay.parts.process import free_port
 from holdfast.replay.parts.redis import RedisServer, redis_server
@@ -25,7 +25,7 @@ def client(node: RedisServer) -> library.Redis:
 @contextlib.contextmanager
 def guarded() -> Iterator[tuple[RedisServer, RedisServer, str]]:
     """A master, its replica, three Sentinels; and the URL."""
-    with server() as master, contextlib.ExitStack() as stack:
+    with redis_server() as master, contextlib.ExitStack() as stack:
         replica = stack.enter_context(redis_server(config=[f"replicaof 127.0.0.1 {master.port}", "repl-diskless-sync-delay 0"]))
         watch = [
             f"sentinel monitor main 127.0.0.1 {master.port} 2",
@@ -64,7 +64,7 @@ def cluster(nodes: int = 3) -> Iterator[tuple[list[RedisServer], str]]:
         made = []
         for _ in range(nodes):
             config = ["cluster-enabled yes", f"cluster-port {free_port()}", "cluster-node-timeout 1000", "cluster-require-full-coverage no"]
-            made.append(stack.enter_context(server(config=config)))
+            made.append(stack.enter_context(redis_server(config=config)))
         first, each = made[0], 16384 // nodes
         for index, node in enumerate(made):
             last = 16383 if index == nodes - 1 else (index + 1) * each - 1

@@ -10,11 +10,12 @@ from typing import Any
 import fleet_hosts as do
 import pytest
 import redis as library
-from fleet_hosts import hosts, server, until
+from fleet_hosts import hosts, until
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.fleet import protocol
+from holdfast.replay.parts.redis import redis_server
 
 RULE = {"min_calls": 10, "failure_rate": 0.5, "window": 30, "open_for": 0.5, "open_for_max": 2.0, "probe_share": 1.0, "probes_to_close": 2}
 BREAKER, COUNTS, MEMBERS, SEEN, BAD, SHUT, PROBES, BUDGET, _ = protocol.keys("holdfast", "billing")
@@ -31,7 +32,7 @@ FIELDS = {
 @pytest.mark.parametrize("key", [BREAKER, COUNTS, BUDGET], ids=["breaker", "counts", "budget"])
 def test_no_value_of_any_field_stops_the_fleet(key: str) -> None:
     budget = {"ratio": 0.1, "min_per_second": 1.0, "window": 10}
-    with server() as redis, hosts(2, redis.url, breaker=RULE, budget=budget, interval=0.01) as fleet:
+    with redis_server() as redis, hosts(2, redis.url, breaker=RULE, budget=budget, interval=0.01) as fleet:
         client = library.Redis.from_url(redis.url)
         for host in fleet:
             host.do(do.pump, 1, 0.002)
@@ -57,7 +58,7 @@ def test_no_value_of_any_field_stops_the_fleet(key: str) -> None:
 @pytest.mark.realtime
 def test_keys_of_another_type_are_mended_and_reported() -> None:
     budget = {"ratio": 0.1, "min_per_second": 1.0, "window": 10}
-    with server() as redis, hosts(2, redis.url, breaker=RULE, budget=budget) as fleet:
+    with redis_server() as redis, hosts(2, redis.url, breaker=RULE, budget=budget) as fleet:
         client = library.Redis.from_url(redis.url)
         fleet[0].do(do.calls, 5)
         for key in (BREAKER, COUNTS, MEMBERS, SEEN, BAD, SHUT, PROBES, BUDGET):
@@ -76,7 +77,7 @@ def test_keys_of_another_type_are_mended_and_reported() -> None:
 
 @pytest.mark.realtime
 def test_a_state_from_the_far_future_opens_nothing_for_longer_than_the_rule() -> None:
-    with server() as redis, hosts(1, redis.url, breaker=RULE) as (host,):
+    with redis_server() as redis, hosts(1, redis.url, breaker=RULE) as (host,):
         client = library.Redis.from_url(redis.url)
         seconds, _ = client.time()
         row = {"generation": seconds * 1000 + 60_000, "state": "open", "ends": seconds * 1000 + 10**9, "pause": 10**9}
@@ -94,7 +95,7 @@ def test_a_state_from_the_far_future_opens_nothing_for_longer_than_the_rule() ->
 
 @pytest.mark.realtime
 def test_a_member_that_was_written_by_a_stranger_counts_for_nothing() -> None:
-    with server() as redis, hosts(2, redis.url, breaker=RULE) as fleet:
+    with redis_server() as redis, hosts(2, redis.url, breaker=RULE) as fleet:
         client = library.Redis.from_url(redis.url)
         for host in fleet:
             host.do(do.calls, 1)
@@ -114,7 +115,7 @@ def test_a_member_that_was_written_by_a_stranger_counts_for_nothing() -> None:
 
 @pytest.mark.realtime
 def test_shouting_on_the_channel_costs_little() -> None:
-    with server() as redis, hosts(1, redis.url, breaker=RULE) as (host,):
+    with redis_server() as redis, hosts(1, redis.url, breaker=RULE) as (host,):
         client = library.Redis.from_url(redis.url)
         time.sleep(0.3)
         client.config_resetstat()
@@ -129,7 +130,7 @@ def test_shouting_on_the_channel_costs_little() -> None:
 
 def test_an_access_list_without_the_channel_is_told_once_and_rounds_do_without() -> None:
     config = ["user app on >secret ~* resetchannels +@all"]
-    with server(config=config) as redis, hosts(2, redis.url_of("app", "secret"), breaker=RULE) as fleet:
+    with redis_server(config=config) as redis, hosts(2, redis.url_of("app", "secret"), breaker=RULE) as fleet:
         fleet[0].do(do.force, "force_open")
         until(lambda: fleet[1].do(do.state) == "forced-open")
         until(lambda: fleet[0].do(do.told, "FleetIgnored") or fleet[0].do(do.told, "FleetLost"))

@@ -10,11 +10,11 @@ import os
 import random
 
 import pytest
-from fleet_hosts import server
 from fleet_world import LEASE, Process, VirtualStore
 
 from holdfast import Breaker, Budget
 from holdfast.policies.breaker import State
+from holdfast.replay.parts.redis import redis_server
 
 RUNS = int(os.environ.get("HOLDFAST_FLEET_RUNS", "150"))
 STEPS = 60
@@ -180,7 +180,7 @@ def run(store: VirtualStore, seed: int) -> None:
 def test_the_invariants_hold_whatever_happens_in_whatever_order() -> None:
     """The probe bound, the order of generations, the bound of the budget, and no forced state that is lost while somebody knows it."""
     seeds = [int(os.environ["HOLDFAST_FLEET_SEED"])] if "HOLDFAST_FLEET_SEED" in os.environ else range(RUNS)
-    with server() as redis:
+    with redis_server() as redis:
         store = VirtualStore(redis.url)
         for seed in seeds:
             try:
@@ -192,7 +192,7 @@ def test_the_invariants_hold_whatever_happens_in_whatever_order() -> None:
 
 
 def test_a_round_that_is_repeated_counts_once() -> None:
-    with server() as redis:
+    with redis_server() as redis:
         store = VirtualStore(redis.url)
         rng = random.Random(1)
         process = Process(store, rng, Breaker(min_calls=100), None)

@@ -18,11 +18,12 @@ from typing import Any
 import fleet_hosts as do
 import pytest
 import redis as library
-from fleet_hosts import hosts, server, until
+from fleet_hosts import hosts, until
 
 from holdfast import Breaker, Budget, Policy, Retry, events, fleet
 from holdfast.cli import main
 from holdfast.fleet.connections import read_url
+from holdfast.replay.parts.redis import redis_server
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,7 +101,7 @@ def test_urls_say_where_who_and_how() -> None:
 
 @pytest.mark.realtime
 def test_connecting_does_not_wait_and_again_replaces_and_disconnecting_twice_does_nothing() -> None:
-    with server() as redis:
+    with redis_server() as redis:
         redis.suspend()
         began = time.monotonic()
         fleet.connect(redis.url)
@@ -115,7 +116,7 @@ def test_connecting_does_not_wait_and_again_replaces_and_disconnecting_twice_doe
 
 @pytest.mark.realtime
 def test_policies_made_before_and_after_connecting_share_and_those_that_are_gone_are_let_go() -> None:
-    with server() as redis:
+    with redis_server() as redis:
         early = Policy("early", breaker=Breaker())
         with connected(redis.url):
             late = Policy("late", breaker=Breaker())
@@ -128,7 +129,7 @@ def test_policies_made_before_and_after_connecting_share_and_those_that_are_gone
 @pytest.mark.realtime
 def test_each_call_counts_once_whatever_becomes_of_policies_and_connections() -> None:
     """Two policies of one name, policies that are made anew all the time, and a process that leaves and joins again."""
-    with server() as redis:
+    with redis_server() as redis:
         twins = [Policy("billing", breaker=Breaker()).call, Policy("billing", breaker=Breaker()).call]
         made = 0
         for _ in range(2):
@@ -143,7 +144,7 @@ def test_each_call_counts_once_whatever_becomes_of_policies_and_connections() ->
 
 @pytest.mark.realtime
 def test_who_leaves_gives_back_what_it_was_lent() -> None:
-    with server() as redis:
+    with redis_server() as redis:
         policy, client = Policy("billing", retry=Retry(budget=Budget())), library.Redis.from_url(redis.url)
         with connected(redis.url):
             assert policy.call(int) == 0
@@ -153,7 +154,7 @@ def test_who_leaves_gives_back_what_it_was_lent() -> None:
 
 @pytest.mark.realtime
 def test_an_order_that_was_taken_back_meanwhile_does_not_come_again_with_who_joins_again() -> None:
-    with server() as redis:
+    with redis_server() as redis:
         policy = Policy("billing", breaker=Breaker())
         with connected(redis.url):
             policy.breaker.force_open()
@@ -175,7 +176,7 @@ def test_an_async_program_shares_by_the_same_thread() -> None:
             await asyncio.to_thread(until, lambda: policy.breaker.state != "closed")
             return policy.breaker.state
 
-    with server() as redis:
+    with redis_server() as redis:
         assert asyncio.run(asyncio.wait_for(main(redis.url), 20)) == "forced-open"
 
 
@@ -186,7 +187,7 @@ def force_open(url: str) -> list[str]:
 @pytest.mark.realtime
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_child_is_a_process_of_its_own_in_the_fleet() -> None:
-    with server() as redis, connected(redis.url):
+    with redis_server() as redis, connected(redis.url):
         policy = Policy("billing", breaker=Breaker())
         for _ in range(50):
             policy.call(int)
@@ -225,7 +226,7 @@ def test_a_program_that_forgets_to_disconnect_ends_at_once_and_its_last_order_ar
         "p = Policy('billing', breaker=Breaker()); time.sleep(0.4); sys.stdin.readline(); p.breaker.force_open();"
         "print(time.monotonic(), flush=True)"
     )
-    with server() as redis:
+    with redis_server() as redis:
         running = subprocess.Popen(
             [sys.executable, "-c", program, redis.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -248,7 +249,7 @@ def test_a_user_of_the_access_list_needs_no_more_than_the_docs_say_and_no_error_
     told: list[Any] = []
     stop = events.subscribe(lambda event: told.append(event) if not event.policy else None)
     try:
-        with server(config=[f"user app on >s3cret {rights}"]) as redis:
+        with redis_server(config=[f"user app on >s3cret {rights}"]) as redis:
             with connected(redis.url_of("app", "s3cret"), prefix="shop"):
                 policy = Policy("billing", breaker=Breaker())
                 policy.breaker.force_open()
@@ -268,7 +269,7 @@ def test_a_user_of_the_access_list_needs_no_more_than_the_docs_say_and_no_error_
 @pytest.mark.realtime
 def test_tls_is_checked_and_obeys_the_deadline(tmp_path: Path) -> None:
     certificate, key = certify(tmp_path)
-    with server() as redis, tls_in_front(redis.port, certificate, key) as port:
+    with redis_server() as redis, tls_in_front(redis.port, certificate, key) as port:
         with connected(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"):
             policy = Policy("billing", breaker=Breaker())
             policy.breaker.force_open()
@@ -361,7 +362,7 @@ def tls_in_front(port: int, certificate: Path, key: Path) -> Iterator[int]:
 
 @pytest.mark.realtime
 def test_calls_go_on_in_a_process_whose_policy_has_only_a_retry() -> None:
-    with server() as redis, connected(redis.url):
+    with redis_server() as redis, connected(redis.url):
         assert Policy("light", retry=Retry()).call(int) == 0
         time.sleep(0.1)
         assert "light" not in fleet.snapshot()["policies"]
@@ -369,7 +370,7 @@ def test_calls_go_on_in_a_process_whose_policy_has_only_a_retry() -> None:
 
 @pytest.mark.realtime
 def test_processes_with_nothing_to_say_slow_down_and_wake_when_there_is_something() -> None:
-    with server() as redis, hosts(2, redis.url, breaker={"min_calls": 10}) as fleet_:
+    with redis_server() as redis, hosts(2, redis.url, breaker={"min_calls": 10}) as fleet_:
         client = library.Redis.from_url(redis.url)
         time.sleep(2.0)
         client.config_resetstat()

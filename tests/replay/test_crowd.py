@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from holdfast.replay.incidents import crowd
 from holdfast.replay.parts.postgres import postgres_server
-from holdfast.replay.parts.process import Folder, Unavailable
+from holdfast.replay.parts.process import Folder
 from holdfast.replay.stage import Stage
 
 
 @pytest.fixture
 def database() -> Iterator[str]:
-    try:
-        with postgres_server() as server:
-            crowd._customers(server)
-            yield server.url
-    except Unavailable as reason:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(reason))
+    with postgres_server() as server:
+        crowd._customers(server)
+        yield server.url
 
 
 @pytest.mark.realtime

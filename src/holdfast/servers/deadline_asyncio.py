@@ -7,15 +7,17 @@ written down; a patrol that comes by every now and then looks after those that t
 from __future__ import annotations
 
 import asyncio
+import math
 import weakref
 from typing import Any, TypeAlias
 
 from holdfast import events
 from holdfast.deadlines import OUTRUN_GRACE
+from holdfast.drivers import clock
 from holdfast.drivers.asyncio_backend import for_loop
 from holdfast.errors import DeadlineExceeded
 from holdfast.servers.exchange import Exchange
-from holdfast.servers.threads_of import work_for
+from holdfast.servers.threads_of import at_work
 
 # How often the patrol comes. It looks after whoever it has met the time before.
 _EVERY = 0.05
@@ -113,7 +115,7 @@ class AsyncioExchange(Exchange):
             ours = ours or obeyed
             await self.answer()
             if events.listeners:
-                _tell_of_the_end(self, self._loop, min(self.at, self._now()))
+                _stragglers_of(self._loop).add(self, self._now())
         if answer is not None:
             await answer
         try:
@@ -155,12 +157,56 @@ class Patrol:
             self.walk()
 
 
-def _tell_of_the_end(exchange: AsyncioExchange, loop: asyncio.AbstractEventLoop, over_at: float) -> None:
-    """Report, when it has ended, how long work went on after its request was over."""
-    if work_for(exchange):
-        loop.call_later(_EVERY, _tell_of_the_end, exchange, loop, over_at)
-    else:
-        report(exchange.policy, exchange.budget, over_at, exchange._now())
+_STRAGGLERS = "_holdfast_stragglers"
+
+
+class Stragglers:
+    """Requests of one event loop that are over, until nobody works for them any more: then it is reported how long that went on.
+
+    Who works is found out for all of them at once, and not more often than the patrol comes: in an outage there are many.
+    """
+
+    __slots__ = ("_looked_at", "_over", "_waits")
+
+    def __init__(self) -> None:
+        self._over: dict[AsyncioExchange, tuple[float, float | None]] = {}  # since when; when the application ended, if nobody worked on
+        self._looked_at = -math.inf
+        self._waits = False
+
+    def add(self, exchange: AsyncioExchange, now: float) -> None:
+        """The application has ended."""
+        self._over[exchange] = min(exchange.at, now), now
+        if self._waits:
+            return
+        if now - self._looked_at < _EVERY:
+            self._look_later(exchange._loop)
+        else:
+            self._look(exchange._loop, now)
+
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._waits = True
+        loop.call_later(_EVERY, lambda: self._look(loop, clock.now()))
+
+    def _look(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        self._waits = False
+        self._looked_at = now
+        busy = at_work()
+        for exchange, (over_at, ended_at) in list(self._over.items()):
+            if exchange in busy:
+                self._over[exchange] = over_at, None
+            else:
+                del self._over[exchange]
+                report(exchange.policy, exchange.budget, over_at, now if ended_at is None else ended_at)
+        if self._over:
+            self._look_later(loop)
+
+
+def _stragglers_of(loop: asyncio.AbstractEventLoop) -> Stragglers:
+    found: Stragglers | None = getattr(loop, _STRAGGLERS, None)
+    if found is None:
+        found = Stragglers()
+        setattr(loop, _STRAGGLERS, found)
+    return found
 
 
 def report(route: str | None, budget: float, over_at: float, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Whether threads or tasks still work for a request that is over.
+"""Which deadlines threads and tasks work under: whether anybody still works for a request that is over.
 
 Cancelling an asyncio task does not stop a thread that it waits for, nor the tasks that it began. But whoever starts one for a request
 (`asyncio.to_thread`, anyio, asgiref, `create_task`) has it run in a copy of the request's context, and there is its deadline. The
@@ -11,6 +11,7 @@ import asyncio
 import gc
 import sys
 import threading
+from collections.abc import Iterator
 from contextvars import Context
 from functools import partial
 from types import BuiltinMethodType
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from holdfast.deadlines import Deadline
 
 
-def work_for(limit: Deadline) -> bool:
-    """Whether a thread or a task other than this one runs in a context whose deadline is `limit`, or is nested in it."""
+def at_work() -> set[Deadline]:
+    """The deadlines of all contexts that other threads, and other tasks of this loop, run in, with those that they are nested in."""
     mine, current = threading.get_ident(), asyncio.current_task()
-    return any(_is_of(_context_of_task(task), limit) for task in asyncio.all_tasks() if task is not current) or any(
-        _runs_under(frame, limit) for ident, frame in sys._current_frames().items() if ident != mine
-    )
+    contexts = [_context_of_task(task) for task in asyncio.all_tasks() if task is not current]
+    for ident, frame in sys._current_frames().items():
+        if ident != mine:
+            contexts += _contexts_on(frame)
+    limits = (context.get(ambient) for context in contexts if context is not None)
+    return {link for limit in limits if limit is not None for link in limit.around()}
 
 
 def _context_of_task(task: asyncio.Task[Any]) -> Context | None:
@@ -38,18 +42,11 @@ def _context_of_task(task: asyncio.Task[Any]) -> Context | None:
     return next((found for found in gc.get_referents(task) if type(found) is Context), None)
 
 
-def _is_of(context: Context | None, limit: Deadline) -> bool:
-    found = None if context is None else context.get(ambient)
-    return found is not None and any(link is limit for link in found.around())
-
-
-def _runs_under(frame: FrameType | None, limit: Deadline) -> bool:
+def _contexts_on(frame: FrameType | None) -> Iterator[Context | None]:
     while frame is not None:
         for value in list(frame.f_locals.values()):
-            if _is_of(_context_of(value), limit):
-                return True
+            yield _context_of(value)
         frame = frame.f_back
-    return False
 
 
 def _context_of(value: object) -> Context | None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from holdfast.replay.parts.process import Unavailable
 from holdfast.replay.parts.rabbitmq import RabbitServer, rabbitmq_server
 
 
 @pytest.fixture(scope="session")
 def broker_of_session() -> Iterator[RabbitServer]:
-    try:
-        with rabbitmq_server(settings={"max_message_size": "4000000"}) as server:
-            yield server
-    except Unavailable as missing:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
+    with rabbitmq_server(settings={"max_message_size": "4000000"}) as server:
+        yield server
 
 
 @pytest.fixture

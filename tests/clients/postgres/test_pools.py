@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Iterator
 
@@ -15,20 +14,14 @@ import holdfast
 from holdfast import DeadlineExceeded, Policy
 from holdfast.clients import postgres
 from holdfast.replay.parts.postgres import PostgresServer, postgres_server
-from holdfast.replay.parts.process import Unavailable
 
 pytestmark = pytest.mark.realtime
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    try:
-        running = postgres_server()
-        made = running.__enter__()
-    except Unavailable as missing:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
-    yield made
-    running.__exit__(None, None, None)
+    with postgres_server() as running:
+        yield running
 
 
 def test_waiting_for_a_connection_ends_at_the_deadline(server: PostgresServer):

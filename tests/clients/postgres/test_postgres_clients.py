@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import pickle
 import socket
 import time
@@ -24,7 +23,6 @@ from holdfast.clients.postgres import asyncpg as asyncpg_behind
 from holdfast.clients.postgres import sqlalchemy as engines
 from holdfast.clients.postgres.server_timer import ServerTimer
 from holdfast.replay.parts.postgres import PostgresServer, postgres_server
-from holdfast.replay.parts.process import Unavailable
 from holdfast.testing.faults import FaultProxy, Silence, stalled_dns
 
 pytestmark = pytest.mark.realtime
@@ -35,13 +33,8 @@ LATE = 0.10
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    try:
-        running = postgres_server()
-        made = running.__enter__()
-    except Unavailable as missing:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
-    yield made
-    running.__exit__(None, None, None)
+    with postgres_server() as running:
+        yield running
 
 
 # Clients: each connects to a URL and gives something that runs SQL; `run` and `connect` are blocking to the tests.

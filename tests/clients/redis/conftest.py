@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,7 +10,7 @@ from functools import partial
 import pytest
 import redis as redis_py
 
-from holdfast.replay.parts.process import Unavailable, free_port
+from holdfast.replay.parts.process import free_port
 from holdfast.replay.parts.redis import RedisServer, redis_server
 
 _NODE = ("cluster-enabled yes", "cluster-node-timeout 700", "repl-diskless-sync-delay 0")
@@ -31,7 +30,7 @@ def until(holds: Callable[[], bool]) -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[list[RedisServer]]:
     """Three masters, and a replica of the first."""
-    with _or_skip(), contextlib.ExitStack() as running:
+    with contextlib.ExitStack() as running:
         buses = [free_port() for _ in range(4)]
         nodes = [running.enter_context(redis_server(config=[f"cluster-port {bus}", *_NODE])) for bus in buses]
         clients = [redis_py.Redis(port=node.port) for node in nodes]
@@ -52,7 +51,7 @@ def cluster() -> Iterator[list[RedisServer]]:
 @pytest.fixture(scope="module")
 def watched() -> Iterator[tuple[RedisServer, RedisServer, list[RedisServer]]]:
     """A master, its replica and three Sentinels."""
-    with _or_skip(), contextlib.ExitStack() as running:
+    with contextlib.ExitStack() as running:
         master = running.enter_context(redis_server(config=["repl-diskless-sync-delay 0"]))
         replica = running.enter_context(redis_server(config=[f"replicaof 127.0.0.1 {master.port}", "repl-diskless-sync-delay 0"]))
         rules = [
@@ -72,11 +71,3 @@ def watched() -> Iterator[tuple[RedisServer, RedisServer, list[RedisServer]]]:
 def _knows_all(sentinel: redis_py.Redis) -> bool:
     state = sentinel.sentinel_masters()["shop"]
     return bool(state["num-other-sentinels"] == 2 and state["num-slaves"] == 1)
-
-
-@contextlib.contextmanager
-def _or_skip() -> Iterator[None]:
-    try:
-        yield
-    except Unavailable as missing:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))

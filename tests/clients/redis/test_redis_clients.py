@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ import holdfast
 from holdfast import Backoff, Breaker, BreakerOpen, DeadlineExceeded, Policy, Retry
 from holdfast.clients import redis as redis_behind
 from holdfast.clients.redis.commands import command_of, is_repeatable
-from holdfast.replay.parts.process import Unavailable
 from holdfast.replay.parts.redis import RedisServer, redis_server
 from holdfast.testing.faults import Cut, FaultProxy, Silence
 
@@ -30,13 +28,8 @@ LATE = 0.10
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RedisServer]:
-    try:
-        running = redis_server()
-        made = running.__enter__()
-    except Unavailable as missing:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
-    yield made
-    running.__exit__(None, None, None)
+    with redis_server() as running:
+        yield running
 
 
 Ask = Callable[..., Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.replay.parts.namespaces import Namespaces
-from holdfast.replay.parts.process import Process, Unavailable
+from holdfast.replay.parts.process import Process
 from holdfast.replay.parts.redis import find_redis
 
 pytestmark = pytest.mark.realtime
@@ -52,14 +51,11 @@ with asyncio.Runner() as runner:
 @pytest.fixture(scope="module")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespaces]:
     folder = tmp_path_factory.mktemp("far")
-    try:
-        with Namespaces() as made:
-            command = [str(find_redis()), "--port", "6379", "--bind", ADDRESS, "--protected-mode", "no", "--save", "", "--dir", str(folder)]
-            with Process(made.command(made.far, command), name="redis", folder=folder):
-                time.sleep(0.5)
-                yield made
-    except Unavailable as missing:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
+    with Namespaces() as made:
+        command = [str(find_redis()), "--port", "6379", "--bind", ADDRESS, "--protected-mode", "no", "--save", "", "--dir", str(folder)]
+        with Process(made.command(made.far, command), name="redis", folder=folder):
+            time.sleep(0.5)
+            yield made
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
