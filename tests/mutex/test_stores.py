@@ -11,6 +11,7 @@ import warnings
 
 import pytest
 import redis as redis_py
+from stopwatch import Stopwatch
 
 import holdfast
 from holdfast import DeadlineExceeded, LockOverrun, LockTaken, StoreUnavailable, events
@@ -22,6 +23,13 @@ pytestmark = pytest.mark.realtime
 @pytest.fixture(params=["memory", "redis", "postgres"])
 def store(request):
     return MemoryStore() if request.param == "memory" else request.getfixturevalue(request.param).url
+
+
+def until_lost(held):
+    end = time.monotonic() + 10
+    while not held.lost:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def once(store, wait=0.0, ttl=2.0):
@@ -39,9 +47,9 @@ def test_a_release_wakes_who_waits(store):
     holder = threading.Thread(target=hold)
     holder.start()
     holding.wait()
-    began = time.monotonic()
+    watch = Stopwatch()
     once(store, wait=3.0)
-    assert time.monotonic() - began < 1.0
+    assert watch.took < 1.0
     holder.join()
 
 
@@ -58,12 +66,12 @@ def test_a_lock_whose_time_is_over_is_anothers_and_its_token_is_larger(store):
 def test_a_renewed_lock_is_held_past_its_ttl_and_not_past_its_maximum(store):
     before = set(threading.enumerate())
     with pytest.raises(LockOverrun) as caught:  # noqa: PT012
-        with holdfast.lock("order:42", 0.4, store, renew=True, max_hold=1.0):
-            time.sleep(0.8)
+        with holdfast.lock("order:42", 0.8, store, renew=True, max_hold=1.6):
+            time.sleep(1.0)
             with pytest.raises(LockTaken):
                 once(store)
-            time.sleep(0.6)
-    assert caught.value.allowed == pytest.approx(1.0, abs=0.02)
+            time.sleep(0.8)
+    assert caught.value.allowed == pytest.approx(1.6, abs=0.02)
     assert set(threading.enumerate()) <= before
 
 
@@ -74,11 +82,11 @@ def test_async_work_is_cancelled_at_the_locks_end_and_waits_in_turn(store):
             return held.token
 
     async def main():
-        began = time.monotonic()
+        watch = Stopwatch()
         with pytest.raises((DeadlineExceeded, LockOverrun)):
             async with holdfast.lock("order:42", 0.3, store):
                 await asyncio.sleep(5)
-        assert time.monotonic() - began < 1.0
+        assert watch.took < 1.0
         tokens = await asyncio.gather(*(one() for _ in range(4)))
         assert len(set(tokens)) == 4
 
@@ -95,14 +103,14 @@ def test_a_store_that_is_stopped_is_unavailable_in_time(redis, postgres):
     for server in (redis, postgres):
         server.suspend()
         try:
-            began = time.monotonic()
+            watch = Stopwatch()
             with pytest.raises(StoreUnavailable):
                 once(server.url)
-            assert time.monotonic() - began < 1.5
-            began = time.monotonic()
+            assert watch.took < 1.5
+            watch = Stopwatch()
             with pytest.raises(DeadlineExceeded), holdfast.deadline(0.5):
                 once(server.url, wait=5.0)
-            assert time.monotonic() - began < 0.65
+            assert watch.took < 0.65
         finally:
             server.resume()
 
@@ -123,39 +131,40 @@ def test_a_lock_that_redis_lost_is_not_renewed_and_stops_the_work(redis):
     with pytest.raises(LockOverrun), redis_py.Redis.from_url(redis.url) as client:  # noqa: PT012
         with holdfast.lock("order:42", 0.6, redis.url, renew=True) as held:
             client.flushall()
-            time.sleep(0.5)
-            assert held.lost
+            until_lost(held)
             holdfast.check()
 
 
 def test_a_lost_lock_stops_the_work_inside_a_wider_deadline_too_and_is_told_once():
     def blocking(store):
-        with holdfast.deadline(5.0), holdfast.lock("order:42", 0.3, store, renew=True) as held:
+        with holdfast.deadline(5.0), holdfast.lock("order:42", 0.6, store, renew=True) as held:
             store.flush()
-            time.sleep(0.2)
-            assert held.lost
+            until_lost(held)
             holdfast.check()
 
     async def waiting(store):
-        async with holdfast.deadline(5.0), holdfast.lock("order:42", 0.3, store, renew=True):
+        async with holdfast.deadline(5.0), holdfast.lock("order:42", 0.6, store, renew=True):
             store.flush()
             await asyncio.sleep(3.0)
 
     for work in (blocking, lambda store: asyncio.run(waiting(store))):
         told = []
         stop = events.subscribe(told.append)
-        began = time.monotonic()
+        watch = Stopwatch()
         with pytest.raises(LockOverrun) as caught:
             work(MemoryStore())
         stop()
-        assert time.monotonic() - began < 1.0
+        assert watch.took < 1.0
         assert isinstance(caught.value.__cause__, DeadlineExceeded)
         assert [type(event).__name__ for event in told if event.policy == "order:42"] == ["LockTook", "LockLost", "LockOverran"]
 
 
 @pytest.mark.parametrize("renew", [False, True], ids=["", "renewed"])
 @pytest.mark.parametrize("when", ["entered", "left"])
-def test_cancelled_at_any_moment_it_is_given_back_and_the_cancellation_goes_on(store, when, renew):
+def test_cancelled_at_any_moment_it_is_given_back_and_the_cancellation_goes_on(store, when, renew, monkeypatch):
+    # What is given back without our hearing that it was ours has a twentieth of a second, else it ends by its ttl: not here.
+    monkeypatch.setattr("holdfast.mutex.redis._LEAVE_WITHIN", 5.0)
+
     async def block(inside):
         async with holdfast.lock("order:42", 5.0, store, renew=renew):
             inside.set()
