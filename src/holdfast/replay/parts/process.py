@@ -29,10 +29,14 @@ class StartFailed(Exception):
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """A port of 127.0.0.1 that nobody has, and that the kernel gives to nobody for a while, but who asks for it by its number.
+
+    A connection that was closed from this end keeps it, for a minute on Linux; servers listen all the same, by SO_REUSEADDR.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
+        listener.accept()[0].close()
+        client.recv(1)  # it is closed first there, and not here
+        port: int = listener.getsockname()[1]
         return port
 
 
