@@ -42,6 +42,7 @@ from holdfast.clients.aiohttp_connections import Connector, Resolver
 from holdfast.clients.aiohttp_reading import Reading
 from holdfast.clients.aiohttp_requests import Marked, Prototypes, Response, Written, can_repeat, can_share, kind_of, marked
 from holdfast.clients.aiohttp_times import Times
+from holdfast.clients.errors import Kinds, noted
 from holdfast.clients.exchange import FAILURE_BODY, is_failure
 from holdfast.clients.logical_call import REQUEST_ID, Policies, new_id, whole_call
 from holdfast.deadlines import Deadline, ambient, restore
@@ -74,11 +75,7 @@ class RateLimited(errors.RateLimited, aiohttp.ClientConnectionError):
     """The rate is used up; also an `aiohttp.ClientConnectionError`: nothing was sent."""
 
 
-_REFUSALS: dict[type[errors.Rejected], type[errors.Rejected]] = {
-    errors.BreakerOpen: BreakerOpen,
-    errors.BulkheadFull: BulkheadFull,
-    errors.RateLimited: RateLimited,
-}
+_KINDS = Kinds(DeadlineExceeded, BreakerOpen, BulkheadFull, RateLimited)
 
 
 class _Plain:
@@ -281,34 +278,19 @@ class _Exchange(Written):
         return self.request._continue is None and can_share(self.request.body) and self.harmless
 
     def lend(self, response: aiohttp.ClientResponse, call: Call) -> None:
-        Reading(response, call, _converted)
+        Reading(response, call, _KINDS.exceeded)
         self.request = None  # it has the response, and no ring is to keep one that is forgotten
-
-
-def _converted(error: errors.DeadlineExceeded) -> DeadlineExceeded:
-    ours = DeadlineExceeded(error.policy, error.budget, error.elapsed, error.started, error.attempt, error.what)
-    ours._source = error._source
-    return ours
 
 
 def _raise_ours(error: Exception) -> None:
     """Raise the error that is aiohttp's as well, where `error` is ours or the system's; return where it is one already, or nobody's."""
-    raised: Exception
     if isinstance(error, aiohttp.ClientError):
         return
-    if isinstance(error, errors.Rejected):
-        kind = _REFUSALS.get(type(error))
-        if kind is None:
-            return
-        raised = kind(error.policy, error.retry_after)
-    elif isinstance(error, errors.DeadlineExceeded):
-        raised = _converted(error)
-    elif isinstance(error, OSError) and (error.errno is not None or not isinstance(error, TimeoutError)):
-        raised = aiohttp.ClientOSError(*error.args)  # as aiohttp does
-    else:
+    raised: Exception | None = _KINDS.of(error)
+    if raised is None and isinstance(error, OSError) and (error.errno is not None or not isinstance(error, TimeoutError)):
+        raised = noted(aiohttp.ClientOSError(*error.args), error)  # as aiohttp does
+    if raised is None:
         return
-    for line in getattr(error, "__notes__", ()):
-        raised.add_note(line)
     try:
         raise raised from error
     finally:

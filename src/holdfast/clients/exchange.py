@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from contextvars import ContextVar
 from copy import copy
 from itertools import count
 from typing import Any
 
 from holdfast import priority
+from holdfast.clients.errors import Kinds, noted
 from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers import clock
 from holdfast.errors import DeadlineExceeded, Rejected
@@ -262,34 +263,17 @@ def finish(call: Call, exchange: Exchange, verdict: Verdict, error: Exception | 
     call.close(verdict, now, error)
 
 
-def own_error(
-    error: Exception, exchange: Exchange, exceeded: type[DeadlineExceeded], refusals: Mapping[type[Rejected], type[Rejected]]
-) -> DeadlineExceeded | Rejected | None:
+def own_error(error: Exception, exchange: Exchange, kinds: Kinds[DeadlineExceeded]) -> DeadlineExceeded | Rejected | None:
     """The error that is ours and the client's both, to be raised from `error`; None where `error` is not ours, or both already.
 
     Args:
         error: what the call came to.
         exchange: the call.
-        exceeded: the client's kind of DeadlineExceeded.
-        refusals: the client's kinds of Rejected.
+        kinds: the client's kinds of our errors.
     """
-    raised: DeadlineExceeded | Rejected
-    if isinstance(error, exceeded):
-        return None
-    if isinstance(error, Rejected):
-        kind = refusals.get(type(error))
-        if kind is None:
-            return None
-        raised = kind(error.policy, error.retry_after)
-    else:
-        cut = exchange.cut(error)
-        if cut is None or isinstance(cut, exceeded):
-            return None
-        raised = exceeded(cut.policy, cut.budget, cut.elapsed, cut.started, cut.attempt or exchange.attempt, cut.what)
-        raised._source = cut._source
-    for line in getattr(error, "__notes__", ()):
-        raised.add_note(line)
-    return raised
+    ours = error if isinstance(error, Rejected) else exchange.cut(error)
+    raised = None if ours is None else kinds.of(ours, exchange.attempt)
+    return raised if raised is None or ours is error else noted(raised, error)
 
 
 # The exchange that this code is in, for the streams below: they see the first byte that is written.

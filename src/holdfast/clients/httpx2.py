@@ -20,6 +20,7 @@ except ImportError as error:
     raise ImportError("holdfast.clients.httpx2 needs the extra: pip install 'holdfast[httpx2]'") from error
 
 from holdfast import errors
+from holdfast.clients.errors import Kinds, Refused
 from holdfast.clients.exchange import CONNECT_TIMEOUT, READ_TIMEOUT
 from holdfast.clients.httpx_backend import AsyncBackend, Backend
 from holdfast.clients.httpx_calls import AsyncCalls, Calls, Library
@@ -35,37 +36,23 @@ class DeadlineExceeded(errors.DeadlineExceeded, httpx2.TimeoutException):
     _request: httpx2.Request | None = None
 
 
-class _Refused(errors.Rejected, httpx2.ConnectError):
+class _Refused(Refused, httpx2.ConnectError):
     _request: httpx2.Request | None = None
-
-    def __init__(self, policy: str, retry_after: float | None = None) -> None:
-        Exception.__init__(self, policy, retry_after)
 
 
 class BreakerOpen(_Refused, errors.BreakerOpen):
     """The breaker is open; also an `httpx2.ConnectError`: nothing was sent."""
 
-    reason = errors.BreakerOpen.reason
-
 
 class BulkheadFull(_Refused, errors.BulkheadFull):
     """The bulkhead is full; also an `httpx2.ConnectError`: nothing was sent."""
-
-    reason = errors.BulkheadFull.reason
 
 
 class RateLimited(_Refused, errors.RateLimited):
     """The rate is used up; also an `httpx2.ConnectError`: nothing was sent."""
 
-    reason = errors.RateLimited.reason
 
-
-_LIBRARY = Library(
-    httpx2,
-    "httpcore2",
-    DeadlineExceeded,
-    {errors.BreakerOpen: BreakerOpen, errors.BulkheadFull: BulkheadFull, errors.RateLimited: RateLimited},
-)
+_LIBRARY = Library(httpx2, "httpcore2", Kinds(DeadlineExceeded, BreakerOpen, BulkheadFull, RateLimited))
 
 
 class Transport(httpx2.BaseTransport):

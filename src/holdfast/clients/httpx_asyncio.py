@@ -173,6 +173,10 @@ class Stream:
             with self._core.writing:
                 await self._connection.write(buffer, timeout)
 
+    def post(self, data: bytes) -> None:
+        """Send, and wait for nothing."""
+        self._connection.transport.write(data)
+
     async def aclose(self) -> None:
         """See httpcore."""
         self._connection.close()

@@ -12,16 +12,19 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http.cookiejar import CookieJar
 from typing import Any
 
-from holdfast import errors
+from holdfast.clients.errors import Kinds
 from holdfast.clients.exchange import FAILURE_BODY, Exchange, is_failure, own_error, running
 from holdfast.clients.httpx_backend import AsyncBackend, Backend
 from holdfast.clients.httpx_bodies import AsyncLent, AsyncRest, Lent, Rest, over
 from holdfast.clients.httpx_errors import Core
+from holdfast.clients.httpx_http2 import noticed, separate, share, unprocessed
 from holdfast.clients.httpx_pools import heal
 from holdfast.clients.logical_call import Policies, mint_id, whole_call
 from holdfast.deadlines import Deadline
 from holdfast.drivers import aio, clock, threads
+from holdfast.errors import DeadlineExceeded
 from holdfast.flow import Call
+from holdfast.outcome import Verdict
 from holdfast.policy import Policy
 
 # Addresses that are kept in the form that the library takes them apart into, which takes it a twentieth of a request.
@@ -38,21 +41,13 @@ class Library:
     Args:
         httpx: the module.
         core: the name of the module of its connections.
-        exceeded: our DeadlineExceeded that is also its TimeoutException.
-        refusals: ours for each refusal, which are also its ConnectError.
+        kinds: its kinds of our errors.
     """
 
-    def __init__(
-        self,
-        httpx: Any,
-        core: str,
-        exceeded: type[errors.DeadlineExceeded],
-        refusals: Mapping[type[errors.Rejected], type[errors.Rejected]],
-    ) -> None:
+    def __init__(self, httpx: Any, core: str, kinds: Kinds[DeadlineExceeded]) -> None:
         self.httpx = httpx
         self.core = Core(importlib.import_module(core))
-        self._exceeded = exceeded
-        self._refusals = refusals
+        self._kinds = kinds
         self.ours = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.StreamError, httpx.CookieConflict)
         self.unsent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)  # raised before anything was sent
         self.jar = over(httpx.Cookies, _QuietJar)
@@ -64,7 +59,7 @@ class Library:
 
     def raise_ours(self, error: Exception, request: Any, exchange: Exchange) -> None:
         """Raise the error that is ours and the library's both, where `error` is ours; return where it is not."""
-        raised: Any = own_error(error, exchange, self._exceeded, self._refusals)
+        raised: Any = own_error(error, exchange, self._kinds)
         if raised is None:
             return
         raised._request = request
@@ -107,6 +102,7 @@ class _Calls:
         transports = [transport for transport in transports if transport is not None]
         self._pools = [transport._pool for transport in transports if hasattr(transport, "_pool")]
         self.blind = [transport for transport in transports if not _watch(transport, backend, library.core)]
+        self._multiplexed = [pool for pool in self._pools if getattr(pool, "_http2", False)]
 
     def begin(self, request: Any, stream: bool) -> Deadline | None:
         """A logical call begins. How it is read stays with the request over redirects, and is told to the attempts.
@@ -137,6 +133,11 @@ class _Exchange(Exchange):
         self._lent = lent
         self._pools = pools
 
+    def error(self, error: Exception) -> tuple[Verdict, bool]:
+        if unprocessed(error.__cause__):
+            self.sent = False
+        return super().error(error)
+
     def lend(self, response: Any, call: Call) -> None:
         response.stream = self._lent(response.stream, self, call, self.raise_ours, self._pools)
 
@@ -149,6 +150,8 @@ class Calls(_Calls):
 
     def __init__(self, library: Library, policy: Policy | Mapping[str, Policy] | None, transports: Iterable[Any], backend: Backend) -> None:
         super().__init__(library, policy, transports, backend, over(library.httpx.SyncByteStream, Lent))
+        for pool in self._multiplexed:
+            separate(pool)
 
     def make(self, request: Any, send: Callable[[Any], Any], *, blind: bool = False, streamed: bool = False) -> Any:
         """Send a request through the policy of its host.
@@ -238,6 +241,13 @@ class AsyncCalls(_Calls):
         self, library: Library, policy: Policy | Mapping[str, Policy] | None, transports: Iterable[Any], backend: AsyncBackend
     ) -> None:
         super().__init__(library, policy, transports, backend, over(library.httpx.AsyncByteStream, AsyncLent))
+        for pool in self._multiplexed:
+            share(pool)
+
+    def _exchange(self, request: Any, blind: bool) -> _Exchange:
+        if self._multiplexed:
+            request.extensions = noticed(request.extensions)
+        return super()._exchange(request, blind)
 
     async def make(self, request: Any, send: Callable[[Any], Awaitable[Any]], *, blind: bool = False, streamed: bool = False) -> Any:
         """Send a request through the policy of its host; see `Calls.make`."""

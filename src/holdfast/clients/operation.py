@@ -13,7 +13,7 @@ from ssl import SSLCertVerificationError
 from typing import Any, ParamSpec, TypeVar
 
 from holdfast.drivers import threads
-from holdfast.errors import DeadlineExceeded, Rejected
+from holdfast.errors import DeadlineExceeded
 from holdfast.flow import Call
 from holdfast.outcome import FAILURE, SUCCESS, Verdict
 from holdfast.plan import Plan
@@ -21,7 +21,6 @@ from holdfast.policy import Policy
 
 P = ParamSpec("P")
 R = TypeVar("R")
-D = TypeVar("D", bound=DeadlineExceeded)
 
 # How an error counts for the dependency, and whether the same thing may be done again although it may have run.
 Judge = Callable[[Exception], tuple[Verdict, bool]]
@@ -164,20 +163,3 @@ def is_untrusted(error: BaseException | None) -> bool:
             break
         error = error.__cause__ or error.__context__
     return isinstance(error, SSLCertVerificationError)
-
-
-def as_kind(kind: type[D], cut: DeadlineExceeded) -> D:
-    """The same deadline as the client's own kind of error; to be raised from it."""
-    if isinstance(cut, kind):
-        return cut
-    raised = kind(cut.policy, cut.budget, cut.elapsed, cut.started, cut.attempt, cut.what)
-    raised._source = cut._source
-    for line in getattr(cut, "__notes__", ()):
-        raised.add_note(line)
-    return raised
-
-
-def refusal_kind(refusal: Rejected, kinds: dict[type[Rejected], type[Rejected]]) -> Rejected:
-    """The same refusal as the client's own kind of error, where it has one."""
-    kind = kinds.get(type(refusal))
-    return refusal if kind is None else kind(refusal.policy, refusal.retry_after)

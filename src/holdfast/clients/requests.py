@@ -32,6 +32,7 @@ from requests.sessions import merge_setting
 
 from holdfast import errors
 from holdfast.clients import urllib3 as pools
+from holdfast.clients.errors import Kinds, Refused
 from holdfast.clients.exchange import TIMEOUT, Exchange, is_failure, own_error, running
 from holdfast.clients.logical_call import REQUEST_ID, Policies, mint_id, whole_call
 from holdfast.clients.urllib3 import OURS, POOLS, repeatable
@@ -68,10 +69,7 @@ class ReadDeadlineExceeded(DeadlineExceeded, exceptions.ReadTimeout):
     """The time ran out when the request, or a part of it, had been sent; also a `requests.ReadTimeout`."""
 
 
-class _Refused(_Error, errors.Rejected, exceptions.ConnectionError):
-    def __init__(self, policy: str, retry_after: float | None = None) -> None:
-        Exception.__init__(self, policy, retry_after)
-
+class _Refused(_Error, Refused, exceptions.ConnectionError):
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), self.args, _without_request(self.__dict__)
 
@@ -79,30 +77,22 @@ class _Refused(_Error, errors.Rejected, exceptions.ConnectionError):
 class BreakerOpen(_Refused, errors.BreakerOpen):
     """The breaker is open; also a `requests.ConnectionError`: nothing was sent."""
 
-    reason = errors.BreakerOpen.reason
-
 
 class BulkheadFull(_Refused, errors.BulkheadFull):
     """The bulkhead is full; also a `requests.ConnectionError`: nothing was sent."""
 
-    reason = errors.BulkheadFull.reason
-
 
 class RateLimited(_Refused, errors.RateLimited):
     """The rate is used up; also a `requests.ConnectionError`: nothing was sent."""
-
-    reason = errors.RateLimited.reason
 
 
 def _without_request(state: Any) -> dict[str, Any]:
     return {name: value for name, value in state.items() if name not in {"request", "response", "_source"}}
 
 
-_REFUSALS: dict[type[errors.Rejected], type[errors.Rejected]] = {
-    errors.BreakerOpen: BreakerOpen,
-    errors.BulkheadFull: BulkheadFull,
-    errors.RateLimited: RateLimited,
-}
+_REFUSALS = (BreakerOpen, BulkheadFull, RateLimited)
+_UNSENT = Kinds(ConnectDeadlineExceeded, *_REFUSALS)
+_SENT = Kinds(ReadDeadlineExceeded, *_REFUSALS)
 
 
 class Adapter(requests.adapters.HTTPAdapter):
@@ -281,7 +271,7 @@ def _name(request: requests.PreparedRequest) -> None:
 def raise_ours(error: Exception, exchange: Exchange, request: requests.PreparedRequest) -> None:
     """Raise the error that is ours and requests' both, where `error` is ours; return where it is not."""
     sent = any(each.sent or each.attempt > 1 for each in exchange.attempts)
-    raised: Any = own_error(error, exchange, ReadDeadlineExceeded if sent else ConnectDeadlineExceeded, _REFUSALS)
+    raised: Any = own_error(error, exchange, _SENT if sent else _UNSENT)
     if raised is None:
         if not isinstance(error, urllib3.exceptions.EmptyPoolError):
             return

@@ -28,6 +28,7 @@ from urllib3.exceptions import TimeoutError as HTTPTimeout
 from urllib3.util import Retry, parse_url
 
 from holdfast import errors
+from holdfast.clients.errors import Kinds
 from holdfast.clients.exchange import ATTEMPT, CONNECT_TIMEOUT, READ_TIMEOUT, TIMEOUT, Exchange, is_failure, own_error, running
 from holdfast.clients.logical_call import Policies, mint_id, whole_call
 from holdfast.clients.urllib3_network import HTTPConnection, HTTPSConnection, lend, read_failure
@@ -66,11 +67,7 @@ class RateLimited(errors.RateLimited, HTTPError):
     """The rate is used up; also an `urllib3.exceptions.HTTPError`: nothing was sent."""
 
 
-_REFUSALS: dict[type[errors.Rejected], type[errors.Rejected]] = {
-    errors.BreakerOpen: BreakerOpen,
-    errors.BulkheadFull: BulkheadFull,
-    errors.RateLimited: RateLimited,
-}
+_KINDS = Kinds(DeadlineExceeded, BreakerOpen, BulkheadFull, RateLimited)
 
 
 class _Headers(dict[str, Any]):
@@ -300,7 +297,7 @@ def repeatable(body: Any) -> tuple[bool, Callable[[], object] | None]:
 
 def raise_ours(error: Exception, exchange: Exchange) -> None:
     """Raise the error that is ours and urllib3's both, where `error` is ours; return where it is not."""
-    raised = own_error(error, exchange, DeadlineExceeded, _REFUSALS)
+    raised = own_error(error, exchange, _KINDS)
     if raised is not None:
         try:
             raise raised from error

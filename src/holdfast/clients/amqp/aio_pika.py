@@ -23,7 +23,8 @@ from typing import Any, cast
 from holdfast import errors
 from holdfast.clients.amqp.judging import judge
 from holdfast.clients.amqp.liveness import Frames, Liveness
-from holdfast.clients.operation import Guarding, as_kind, refusal_kind
+from holdfast.clients.errors import Kinds
+from holdfast.clients.operation import Guarding
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
 from holdfast.net import agetaddrinfo, interleave
@@ -58,26 +59,16 @@ class DeadlineExceeded(errors.DeadlineExceeded, aio_pika.exceptions.AMQPConnecti
 class BreakerOpen(errors.BreakerOpen, aio_pika.exceptions.AMQPConnectionError):
     """The breaker is open; also an `aio_pika.exceptions.AMQPConnectionError`: nobody was called."""
 
-    reason = errors.BreakerOpen.reason
-
 
 class BulkheadFull(errors.BulkheadFull, aio_pika.exceptions.AMQPConnectionError):
     """The bulkhead is full; also an `aio_pika.exceptions.AMQPConnectionError`: nobody was called."""
-
-    reason = errors.BulkheadFull.reason
 
 
 class RateLimited(errors.RateLimited, aio_pika.exceptions.AMQPConnectionError):
     """The rate is used up; also an `aio_pika.exceptions.AMQPConnectionError`: nobody was called."""
 
-    reason = errors.RateLimited.reason
 
-
-_REFUSALS: dict[type[errors.Rejected], type[errors.Rejected]] = {
-    errors.BreakerOpen: BreakerOpen,
-    errors.BulkheadFull: BulkheadFull,
-    errors.RateLimited: RateLimited,
-}
+_KINDS = Kinds(DeadlineExceeded, BreakerOpen, BulkheadFull, RateLimited)
 
 
 async def connect(
@@ -100,12 +91,8 @@ async def connect(
     where = checked_url(url)
     liveness = Liveness(dead_after)
     home = copy_context()
-    try:
+    with _KINDS.translated():
         return await Guarding(policy, "amqp", judge).arepeatedly(open_connection, where, liveness, ssl_context, home)
-    except errors.DeadlineExceeded as cut:
-        raise as_kind(DeadlineExceeded, cut) from cut
-    except errors.Rejected as refusal:
-        raise refusal_kind(refusal, _REFUSALS) from refusal
 
 
 def checked_url(url: str) -> URL:

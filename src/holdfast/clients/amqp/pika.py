@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, cast
 from holdfast import errors
 from holdfast.clients.amqp.judging import judge
 from holdfast.clients.amqp.liveness import Liveness
-from holdfast.clients.operation import Guarding, as_kind, refusal_kind
+from holdfast.clients.errors import Kinds
+from holdfast.clients.operation import Guarding
 from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers import clock
 from holdfast.net import connect as connect_tcp
@@ -63,11 +64,7 @@ class RateLimited(errors.RateLimited, pika.exceptions.AMQPConnectionError):  # t
     """The rate is used up; also a `pika.exceptions.AMQPConnectionError`: nobody was called."""
 
 
-_REFUSALS: dict[type[errors.Rejected], type[errors.Rejected]] = {
-    errors.BreakerOpen: BreakerOpen,
-    errors.BulkheadFull: BulkheadFull,
-    errors.RateLimited: RateLimited,
-}
+_KINDS = Kinds(DeadlineExceeded, BreakerOpen, BulkheadFull, RateLimited)
 
 
 def connect(url: str | Parameters, *, policy: Policy | None = None, dead_after: Seconds = 5.0) -> Connection:
@@ -86,12 +83,8 @@ def connect(url: str | Parameters, *, policy: Policy | None = None, dead_after: 
     """
     parameters = parameters_of(url)
     liveness = Liveness(dead_after)
-    try:
+    with _KINDS.translated():
         return Guarding(policy, "amqp", judge).repeatedly(Connection, parameters, liveness)
-    except errors.DeadlineExceeded as cut:
-        raise as_kind(DeadlineExceeded, cut) from cut
-    except errors.Rejected as refusal:
-        raise refusal_kind(refusal, _REFUSALS) from refusal
 
 
 def parameters_of(url: str | Parameters) -> Parameters:
@@ -195,9 +188,9 @@ class Connection(pika.BlockingConnection):  # type: ignore[misc]  # pika has no 
                 cast("Any", super())._flush_output(*waiters, alarm.rang)
         except errors.DeadlineExceeded as cut:
             self.discard(cut)
-            raise as_kind(DeadlineExceeded, cut) from cut
+            raise _KINDS.exceeded(cut) from cut
         if alarm.rang() and not any(ready() for ready in waiters):
-            raise as_kind(DeadlineExceeded, limit.exceeded(clock.now()))
+            raise _KINDS.exceeded(limit.exceeded(clock.now()))
 
     def _create_connection(self, configs: Any = None, impl_class: Any = None) -> Any:
         limit = ambient.get()

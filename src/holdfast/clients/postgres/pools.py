@@ -21,9 +21,8 @@ try:
 except ImportError as error:
     raise ImportError("holdfast.clients.postgres.create_pool needs psycopg_pool: pip install 'holdfast[postgres]' psycopg-pool") from error
 
-from holdfast.clients.operation import as_kind
 from holdfast.clients.postgres.psycopg import AsyncConnection, Connection
-from holdfast.clients.postgres.psycopg_errors import DeadlineExceeded
+from holdfast.clients.postgres.psycopg_errors import KINDS
 from holdfast.clients.postgres.psycopg_session import Settings
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
@@ -135,11 +134,11 @@ def _until(own: float) -> Iterator[float]:
     now = clock.now()
     end = math.inf if limit is None else limit.at
     if limit is not None and now >= end:
-        raise as_kind(DeadlineExceeded, limit.exceeded(now, started=False))
+        raise KINDS.exceeded(limit.exceeded(now, started=False))
     try:
         yield min(own, end) - now
     except psycopg_pool.PoolTimeout as error:
         now = clock.now()
         if limit is None or now < end:
             raise
-        raise as_kind(DeadlineExceeded, limit.exceeded(now, started=False)) from error
+        raise KINDS.exceeded(limit.exceeded(now, started=False)) from error

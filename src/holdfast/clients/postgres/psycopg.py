@@ -31,7 +31,7 @@ from psycopg.rows import Row
 from holdfast.clients.postgres.connecting import Connecting
 from holdfast.clients.postgres.liveness import Liveness
 from holdfast.clients.postgres.psycopg_async import AsyncConnection
-from holdfast.clients.postgres.psycopg_errors import BreakerOpen, BulkheadFull, DeadlineExceeded, RateLimited, translated
+from holdfast.clients.postgres.psycopg_errors import KINDS, BreakerOpen, BulkheadFull, DeadlineExceeded, RateLimited
 from holdfast.clients.postgres.psycopg_session import CANCEL_WITHIN, DEFAULTS, INTERVAL, Session, Settings
 from holdfast.clients.postgres.rollback import closed_unless_ended, time_to_roll_back
 from holdfast.clients.postgres.waiting import ServerGone, bounded, run
@@ -102,7 +102,7 @@ class Connection(psycopg.Connection[Row]):
         """
         settings = Settings(policy, dead_after, statement_timeout, server_timer)
 
-        with translated():
+        with KINDS.translated():
             return settings.guarding.repeatedly(cls._attempt, settings, conninfo, options)
 
     @classmethod
@@ -141,7 +141,7 @@ class Connection(psycopg.Connection[Row]):
     def wait(self, gen: PQGen[T], interval: float = INTERVAL, timeout: float | None = None) -> T:
         """See psycopg: every operation of the connection comes through here."""
         session = self.session
-        with translated():
+        with KINDS.translated():
             if session.asks_policy(gen):
                 return session.settings.guarding.once(self._wait, gen, interval, timeout)
             return self._wait(gen, interval, timeout)

@@ -12,7 +12,7 @@ from psycopg.abc import PQGen
 from psycopg.rows import Row
 
 from holdfast.clients.postgres.connecting import Connecting
-from holdfast.clients.postgres.psycopg_errors import DeadlineExceeded, translated
+from holdfast.clients.postgres.psycopg_errors import KINDS, DeadlineExceeded
 from holdfast.clients.postgres.psycopg_session import CANCEL_WITHIN, DEFAULTS, INTERVAL, Session, Settings
 from holdfast.clients.postgres.rollback import closed_unless_ended, time_to_roll_back
 from holdfast.clients.postgres.waiting import arun
@@ -46,7 +46,7 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
         """Connect, as often as the policy's retry says. Arguments and errors are those of `Connection.connect`."""
         settings = Settings(policy, dead_after, statement_timeout, server_timer)
 
-        with translated():
+        with KINDS.translated():
             return await settings.guarding.arepeatedly(cls._attempt, settings, conninfo, options)
 
     @classmethod
@@ -76,7 +76,7 @@ class AsyncConnection(psycopg.AsyncConnection[Row]):
     async def wait(self, gen: PQGen[T], interval: float = INTERVAL, timeout: float | None = None) -> T:
         """See psycopg: every operation of the connection comes through here."""
         session = self.session
-        with translated():
+        with KINDS.translated():
             if session.asks_policy(gen):
                 return await session.settings.guarding.aonce(self._wait, gen, interval, timeout)
             return await self._wait(gen, interval, timeout)

@@ -14,10 +14,10 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.pq.abc import PGconn
 
 from holdfast import errors
-from holdfast.clients.operation import Guarding, as_kind
+from holdfast.clients.operation import Guarding
 from holdfast.clients.postgres.addresses import place_of
 from holdfast.clients.postgres.liveness import Liveness, Place
-from holdfast.clients.postgres.psycopg_errors import DeadlineExceeded, judge
+from holdfast.clients.postgres.psycopg_errors import KINDS, judge
 from holdfast.clients.postgres.server_timer import ServerTimer, margin
 from holdfast.clients.postgres.waiting import Bounded, ServerGone, bounded
 from holdfast.deadlines import Deadline
@@ -142,7 +142,7 @@ class Session:
         now = clock.now()
         if limit is None or now < limit.at - 3 * margin(limit.budget):
             return
-        raised = as_kind(DeadlineExceeded, limit.exceeded(max(now, limit.at)))
+        raised = KINDS.exceeded(limit.exceeded(max(now, limit.at)))
         raised.add_note(f"the server ended the statement: {error}".rstrip())
         raise raised from error
 

@@ -10,7 +10,7 @@ except ImportError as error:
     raise ImportError("holdfast.clients.postgres.sqlalchemy needs SQLAlchemy: pip install 'holdfast[postgres]' sqlalchemy") from error
 
 from holdfast import errors
-from holdfast.clients.operation import as_kind
+from holdfast.clients.errors import Kinds, Refused
 
 
 class _Statement:
@@ -28,47 +28,24 @@ class DeadlineExceeded(_Statement, errors.DeadlineExceeded, sqlalchemy.exc.Opera
     """The time ran out; also a `sqlalchemy.exc.OperationalError`."""
 
 
-class _Refused(_Statement, errors.Rejected, sqlalchemy.exc.OperationalError):
-    def __init__(self, policy: str, retry_after: float | None = None) -> None:
-        Exception.__init__(self, policy, retry_after)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), self.args
-
-
-class BreakerOpen(_Refused, errors.BreakerOpen):
+class BreakerOpen(_Statement, Refused, errors.BreakerOpen, sqlalchemy.exc.OperationalError):
     """The breaker is open; also a `sqlalchemy.exc.OperationalError`: nothing was sent."""
 
-    reason = errors.BreakerOpen.reason
 
-
-class BulkheadFull(_Refused, errors.BulkheadFull):
+class BulkheadFull(_Statement, Refused, errors.BulkheadFull, sqlalchemy.exc.OperationalError):
     """The bulkhead is full; also a `sqlalchemy.exc.OperationalError`: nothing was sent."""
 
-    reason = errors.BulkheadFull.reason
 
-
-class RateLimited(_Refused, errors.RateLimited):
+class RateLimited(_Statement, Refused, errors.RateLimited, sqlalchemy.exc.OperationalError):
     """The rate is used up; also a `sqlalchemy.exc.OperationalError`: nothing was sent."""
 
-    reason = errors.RateLimited.reason
+
+_KINDS = Kinds(DeadlineExceeded, BreakerOpen, BulkheadFull, RateLimited)
 
 
-_REFUSALS: dict[type[errors.Rejected], type[_Refused]] = {
-    errors.BreakerOpen: BreakerOpen,
-    errors.BulkheadFull: BulkheadFull,
-    errors.RateLimited: RateLimited,
-}
-
-
-def ours(error: BaseException) -> DeadlineExceeded | _Refused | None:
+def ours(error: BaseException) -> DeadlineExceeded | errors.Rejected | None:
     """The error to raise in the place of `error`, where it is one of ours."""
-    raised: DeadlineExceeded | _Refused | None = None
-    if isinstance(error, errors.DeadlineExceeded):
-        raised = as_kind(DeadlineExceeded, error)
-    elif isinstance(error, errors.Rejected):
-        kind = next((ours for theirs, ours in _REFUSALS.items() if isinstance(error, theirs)), _Refused)
-        raised = kind(error.policy, error.retry_after)
-    if raised is not None:
+    raised = _KINDS.of(error)
+    if isinstance(raised, _Statement):
         raised.orig = error
     return raised

@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 
 from holdfast.clients.redis.aio_connections import class_for
 from holdfast.clients.redis.commands import Command, command_of, is_repeatable, running
-from holdfast.clients.redis.errors import casts_doubt, deadlines_seen, translated
+from holdfast.clients.redis.errors import KINDS, casts_doubt, deadlines_seen
 from holdfast.clients.redis.settings import DEFAULTS, Settings, alike_options, pool_options
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
@@ -112,17 +112,17 @@ class AsyncPubSub(redis.asyncio.client.PubSub):
 
     async def execute_command(self, *args: Any) -> None:
         """See redis-py: subscribing and its like."""
-        with translated(), deadlines_seen(), backend().cutoff(ambient.get(), clock.current.get()):
+        with KINDS.translated(), deadlines_seen(), backend().cutoff(ambient.get(), clock.current.get()):
             await super().execute_command(*args)
 
     async def parse_response(self, block: bool = True, timeout: float = 0) -> Any:
         """See redis-py."""
         if not block:
-            with translated(), deadlines_seen(), backend().cutoff(ambient.get(), clock.current.get()):
+            with KINDS.translated(), deadlines_seen(), backend().cutoff(ambient.get(), clock.current.get()):
                 return await super().parse_response(block, timeout)
         token = running.set(Command(repeatable=False, waits=math.inf))
         try:
-            with translated(), deadlines_seen(), backend().cutoff(ambient.get(), clock.current.get()):
+            with KINDS.translated(), deadlines_seen(), backend().cutoff(ambient.get(), clock.current.get()):
                 return await super().parse_response(block, timeout)
         finally:
             running.reset(token)
@@ -153,5 +153,5 @@ async def guarded(settings: Settings, command: Command, fn: Callable[[], Awaitab
         finally:
             running.reset(token)
 
-    with translated():
+    with KINDS.translated():
         return await settings.guarding.ado(command, attempt)

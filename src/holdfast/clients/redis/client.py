@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from holdfast.clients.redis.commands import Command, command_of, is_repeatable, running
 from holdfast.clients.redis.connections import class_for
-from holdfast.clients.redis.errors import casts_doubt, deadlines_seen, translated
+from holdfast.clients.redis.errors import KINDS, casts_doubt, deadlines_seen
 from holdfast.clients.redis.settings import DEFAULTS, Settings, alike_options, pool_options
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
@@ -127,20 +127,20 @@ class PubSub(redis.client.PubSub):
 
     def execute_command(self, *args: Any) -> Any:
         """See redis-py: subscribing and its like."""
-        with translated(), deadlines_seen():
+        with KINDS.translated(), deadlines_seen():
             return super().execute_command(*args)
 
     def parse_response(self, block: bool = True, timeout: Any = 0) -> Any:
         """See redis-py; no message is an error where the deadline has passed, or a loop would ask for ever."""
         if not block:
-            with translated(), deadlines_seen():
+            with KINDS.translated(), deadlines_seen():
                 found = super().parse_response(block, timeout)
                 if found is None:
                     check()
                 return found
         token = running.set(Command(repeatable=False, waits=float("inf")))
         try:
-            with translated(), deadlines_seen():
+            with KINDS.translated(), deadlines_seen():
                 return super().parse_response(block, timeout)
         finally:
             running.reset(token)
@@ -171,5 +171,5 @@ def guarded(settings: Settings, command: Command, fn: Callable[[], R]) -> R:
         finally:
             running.reset(token)
 
-    with translated():
+    with KINDS.translated():
         return settings.guarding.do(command, attempt)

@@ -9,7 +9,8 @@ from typing import Any
 from redis import exceptions
 
 from holdfast import errors
-from holdfast.clients.operation import as_kind, is_untrusted, refusal_kind
+from holdfast.clients.errors import Kinds, Refused
+from holdfast.clients.operation import is_untrusted
 from holdfast.deadlines import ambient
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict, deadline_behind
 
@@ -25,37 +26,24 @@ class DeadlineExceeded(errors.DeadlineExceeded, exceptions.TimeoutError):
     status_code = None
 
 
-class _Refused(errors.Rejected, exceptions.ConnectionError):
+class _Refused(Refused, exceptions.ConnectionError):
     error_type = _NETWORK
     status_code = None
-
-    def __init__(self, policy: str, retry_after: float | None = None) -> None:
-        Exception.__init__(self, policy, retry_after)
 
 
 class BreakerOpen(_Refused, errors.BreakerOpen):
     """The breaker is open; also a `redis.ConnectionError`: nothing was sent."""
 
-    reason = errors.BreakerOpen.reason
-
 
 class BulkheadFull(_Refused, errors.BulkheadFull):
     """The bulkhead is full; also a `redis.ConnectionError`: nothing was sent."""
-
-    reason = errors.BulkheadFull.reason
 
 
 class RateLimited(_Refused, errors.RateLimited):
     """The rate is used up; also a `redis.ConnectionError`: nothing was sent."""
 
-    reason = errors.RateLimited.reason
 
-
-_REFUSALS: dict[type[errors.Rejected], type[errors.Rejected]] = {
-    errors.BreakerOpen: BreakerOpen,
-    errors.BulkheadFull: BulkheadFull,
-    errors.RateLimited: RateLimited,
-}
+KINDS = Kinds(DeadlineExceeded, BreakerOpen, BulkheadFull, RateLimited)
 
 # Answers of a server that cannot serve anybody just now.
 _SERVER_FAILS = (
@@ -106,17 +94,4 @@ def deadlines_seen() -> Iterator[None]:
         limit, cut = ambient.get(), deadline_behind(error)
         if isinstance(error, errors.DeadlineExceeded) or limit is None or cut is None or not limit.encloses(cut):
             raise
-        raise as_kind(DeadlineExceeded, cut) from error
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Around a call: raise our errors as redis-py's too."""
-    try:
-        yield
-    except (DeadlineExceeded, _Refused):
-        raise
-    except errors.DeadlineExceeded as cut:
-        raise as_kind(DeadlineExceeded, cut) from cut
-    except errors.Rejected as refusal:
-        raise refusal_kind(refusal, _REFUSALS) from refusal
+        raise KINDS.exceeded(cut) from error
