@@ -1,0 +1,158 @@
+"""HTTP/2 below httpx: what httpcore leaves undone when a request is over before its response.
+
+**Async requests share a connection.** httpcore forgets one that was cut off, and does not tell the server, which goes on counting its
+stream among those that it allows; and what has come of its body is never acknowledged. After enough of them the connection serves nobody,
+and stays in its pool. Here the stream is reset (RFC 9113, 6.4), and what came of it is acknowledged.
+
+**Blocking requests have a connection each**, as with HTTP/1.1. On one that is shared httpcore's threads wait for each other in locks, which
+no deadline ends, and read for each other, so that the deadline of one is the error of all. One that was cut off is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from holdfast.clients.exchange import wrote
+from holdfast.clients.httpx_bodies import over
+
+# RFC 9113, 7: the server has not looked at the request; the client does not want it any more.
+_REFUSED_STREAM = 7
+_CANCEL = 8
+
+
+def share(pool: Any) -> None:
+    """Have the connections of an async pool end their streams."""
+    _make(pool, _Shared)
+
+
+def separate(pool: Any) -> None:
+    """Have the connections of a blocking pool serve one request at a time."""
+    _make(pool, _Separate)
+
+
+def _make(pool: Any, kind: type) -> None:
+    create = pool.create_connection
+
+    def create_connection(origin: Any) -> Any:
+        connection = create(origin)
+        _put_over(connection, kind)
+        connection._of_pool = pool
+        return connection
+
+    pool.create_connection = create_connection
+
+
+def _put_over(made: Any, kind: type) -> None:
+    theirs: type = type(made)
+    made.__class__ = over(theirs, kind)  # httpcore makes it itself, and has no argument for another class
+
+
+class _Connection:
+    """A connection that may turn out to speak HTTP/2; above it, `_connection` does, once that is known."""
+
+    _protocol: type
+    _of_pool: Any
+
+    @property
+    def _connection(self) -> Any:
+        return vars(self)["_connection"]
+
+    @_connection.setter
+    def _connection(self, made: Any) -> None:
+        if hasattr(made, "_h2_state"):
+            _put_over(made, self._protocol)
+        vars(self)["_connection"] = made
+
+    def has_expired(self) -> bool:
+        """See httpcore, which leaves an idle connection that broke in its pool: no request goes there, and nobody closes it."""
+        ours: Any = super()
+        return ours.has_expired() or (ours.is_idle() and not ours.is_available())
+
+
+class _Streams:
+    """HTTP/2 whose streams end for the server too."""
+
+    async def _response_closed(self, stream_id: int) -> None:
+        _end(self, stream_id)  # before httpcore has the next request begin, for which there may be no other place
+        await super()._response_closed(stream_id)  # type: ignore[misc]
+
+
+def _end(connection: Any, stream_id: int) -> None:
+    from h2.exceptions import ProtocolError  # only here is it certain to be installed
+
+    state = connection._h2_state
+    with suppress(ProtocolError):  # the connection is over
+        unread = sum(getattr(event, "flow_controlled_length", 0) for event in connection._events[stream_id])
+        state.acknowledge_received_data(unread, stream_id)
+        if _is_open(state, stream_id):
+            state.reset_stream(stream_id, _CANCEL)
+    post = getattr(connection._network_stream, "post", None)
+    if post is not None:  # on trio, where only one task may write, it goes out with the next request
+        post(state.data_to_send())
+
+
+class _Stream:
+    """HTTP/2 with one stream; where that is not over, the connection is closed."""
+
+    def _response_closed(self, stream_id: int) -> None:
+        connection: Any = self
+        is_open = _is_open(connection._h2_state, stream_id)
+        super()._response_closed(stream_id)  # type: ignore[misc]
+        if is_open:
+            connection.close()
+
+
+def _is_open(state: Any, stream_id: int) -> bool:
+    stream = state.streams.get(stream_id)
+    return stream is not None and not stream.closed
+
+
+class _Shared(_Connection):
+    """A connection of an async pool."""
+
+    _protocol = _Streams
+
+
+class _Separate(_Connection):
+    """A connection of a blocking pool."""
+
+    _protocol = _Stream
+
+    def is_available(self) -> bool:
+        """See httpcore. The pool asks under its lock, and a request is in its list from before it has a connection until it is over."""
+        return all(request.connection is not self for request in self._of_pool._requests) and super().is_available()  # type: ignore[misc]
+
+
+class _Noticed:
+    """A `trace` of httpcore's that notices when a request may be written."""
+
+    def __init__(self, given: Callable[[str, dict[str, Any]], Awaitable[object]] | None) -> None:
+        self._given = given
+
+    async def __call__(self, name: str, info: dict[str, Any]) -> None:
+        if name.endswith(".send_request_headers.started"):
+            wrote()
+        if self._given is not None:
+            await self._given(name, info)
+
+
+def noticed(extensions: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Extensions of an async request, with which it is noticed as it is handed over to be written. The stream below sees who writes, and
+    on a shared connection that may be another request.
+    """
+    given = extensions.get("trace")
+    return extensions if isinstance(given, _Noticed) else {**extensions, "trace": _Noticed(given)}
+
+
+def unprocessed(error: BaseException | None) -> bool:
+    """Whether an HTTP/2 server said that it has done nothing about the request, so that it may be sent again whatever it is.
+
+    Args:
+        error: httpcore's, with h2's event.
+    """
+    event: object = error.args[0] if error is not None and error.args else None
+    if hasattr(event, "stream_id"):
+        return getattr(event, "error_code", None) == _REFUSED_STREAM
+    return getattr(event, "last_stream_id", None) == 0  # with another number httpcore itself sends again what came after it
