@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fleet"))
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "fleet"), str(Path(__file__).parents[1] / "tests")]
 
 import fleet_hosts as do  # type: ignore[import-not-found]  # the rig of the tests
 import redis as library
@@ -34,6 +34,7 @@ from subjects import async_work, work
 
 PROCESSES = 8
 INTERVAL = 0.1
+TIMEOUT = 0.5
 RULE: dict[str, Any] = {"min_calls": 96, "window": 60, "open_for": 30.0, "probe_share": 1.0}
 WIDTH = 96
 
@@ -95,7 +96,7 @@ def commands(scale: float) -> Iterator[Figure]:
     """Commands that processes send, from the server's statistics; those that a script runs inside are told apart."""
     seconds = max(3.0, 10.0 * scale)
     for per_second in (10, 10_000):
-        with redis_server() as server, hosts(PROCESSES, server.url, breaker=RULE, budget={}, interval=INTERVAL) as fleet_:
+        with redis_server() as server, hosts(PROCESSES, server.url, breaker=RULE, budget={}, interval=INTERVAL, timeout=TIMEOUT) as fleet_:
             client = library.Redis.from_url(server.url)
             for host in fleet_:
                 host.do(paced, per_second / PROCESSES)
@@ -160,7 +161,7 @@ def count(world: Any) -> int:
 def latency(scale: float) -> Iterator[Figure]:
     rounds = max(10, round(100 * scale))
     found = []
-    with redis_server() as server, hosts(PROCESSES, server.url, breaker=RULE, interval=INTERVAL) as fleet_:
+    with redis_server() as server, hosts(PROCESSES, server.url, breaker=RULE, interval=INTERVAL, timeout=TIMEOUT) as fleet_:
         for host in fleet_:
             host.do(do.set_failing, True)
         for turn in range(rounds):
@@ -205,7 +206,7 @@ def faults(scale: float) -> Iterator[Figure]:
     """
     rounds, rng = max(2, round(30 * scale)), random.Random(7)
     found: dict[str, list[Turn]] = {"well": [], "well again": [], "stopped": [], "killed": []}
-    with redis_server() as server, hosts(PROCESSES, server.url, breaker=RULE, budget={}, interval=INTERVAL) as fleet_:
+    with redis_server() as server, hosts(PROCESSES, server.url, breaker=RULE, budget={}, interval=INTERVAL, timeout=TIMEOUT) as fleet_:
         ways = {"stopped": (server.suspend, server.resume), "killed": (server.kill, server.restart)}
         for _ in range(rounds):
             for phase in rng.sample(list(found), len(found)):
@@ -271,7 +272,7 @@ def timed(world: Any, seconds: float) -> tuple[list[float], list[float], int]:
 def probes(scale: float) -> Iterator[Figure]:
     del scale
     rule = {**RULE, "min_calls": 40, "open_for": 1.0, "max_probes": 5, "probes_to_close": 100}
-    with redis_server() as server, hosts(PROCESSES, server.url, breaker=rule, interval=INTERVAL) as fleet_:
+    with redis_server() as server, hosts(PROCESSES, server.url, breaker=rule, interval=INTERVAL, timeout=TIMEOUT) as fleet_:
         for host in fleet_:
             host.do(do.set_failing, True)
         _all(fleet_, do.calls, 12, 0.02)
@@ -286,7 +287,7 @@ def probes(scale: float) -> Iterator[Figure]:
     rule = {**rule, "max_probes": 1, "probes_to_close": 1, "open_for": 0.5}
     waits = []
     for _ in range(5):
-        with redis_server() as server, hosts(2, server.url, breaker=rule, interval=INTERVAL) as (prober, other):
+        with redis_server() as server, hosts(2, server.url, breaker=rule, interval=INTERVAL, timeout=TIMEOUT) as (prober, other):
             for host in (prober, other):
                 host.do(do.set_failing, True)
             _all([prober, other], do.calls, 22, 0.01)
@@ -334,7 +335,7 @@ def budget(scale: float) -> Iterator[Figure]:
     each = max(500, round(100_000 * scale) // PROCESSES)
     rule = {"ratio": 0.1, "min_per_second": 1.0, "window": 60}
     for pause, words in ((0.0, "as fast as they go"), (0.001, "up to 1,000 a second each")):
-        with redis_server() as server, hosts(PROCESSES, server.url, budget=rule, interval=INTERVAL) as fleet_:
+        with redis_server() as server, hosts(PROCESSES, server.url, budget=rule, interval=INTERVAL, timeout=TIMEOUT) as fleet_:
             for host in fleet_:
                 host.do(do.set_failing, True)
             began = time.monotonic()

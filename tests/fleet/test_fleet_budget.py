@@ -51,7 +51,7 @@ def test_one_process_with_all_the_failures_spends_what_the_others_earned() -> No
     with redis_server() as redis, hosts(4, redis.url, budget={"ratio": 0.1, "min_per_second": 0.0, "window": 60}) as fleet:
         for host in fleet[1:]:
             host.do(do.calls, 1000)
-        time.sleep(0.2)
+        until(lambda: fleet[0].do(do.snapshot)["policies"]["billing"]["requests"] == 3000)
         calls, retries = storm(fleet[:1], 500, 0.002)
         assert retries > 0.2 * calls, "more than it earned itself"
         assert retries <= 0.1 * (3000 + 500)
@@ -85,8 +85,9 @@ def test_a_process_that_dies_takes_its_lease_along_and_only_for_a_window() -> No
         time.sleep(0.2)
         os.kill(dies.process.pid, signal.SIGKILL)
         time.sleep(2.3)
+        began = time.monotonic()
         _, retries = storm([lives], 60, 0.005)
-        assert 9 <= retries <= 12
+        assert 9 <= retries <= 5.0 * (2 + time.monotonic() - began) + 1
 
 
 def test_cut_off_each_process_has_its_part_of_the_floor() -> None:

@@ -62,8 +62,7 @@ def test_keys_of_another_type_are_mended_and_reported() -> None:
         client = library.Redis.from_url(redis.url)
         fleet[0].do(do.calls, 5)
         for key in (BREAKER, COUNTS, MEMBERS, SEEN, BAD, SHUT, PROBES, BUDGET):
-            client.delete(key)
-            client.lpush(key, "x" * 100)
+            client.pipeline().delete(key).lpush(key, "x" * 100).execute()  # at once: the fleet writes it again when it is missing
         for host in fleet:
             host.do(do.set_failing, True)
             host.do(do.calls, 15)
