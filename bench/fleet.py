@@ -19,7 +19,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "fleet"), str(Path(__file__).parents[1] / "tests")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fleet"))
 
 import fleet_hosts as do  # type: ignore[import-not-found]  # the rig of the tests
 import redis as library
