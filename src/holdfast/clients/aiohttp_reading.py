@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import aiohttp
 
-from holdfast.clients.exchange import is_failure
+from holdfast.clients.exchange import finish, is_failure
 from holdfast.drivers import clock
 from holdfast.errors import DeadlineExceeded
 from holdfast.flow import Call
@@ -81,14 +81,8 @@ class Reading:
 
     def _end(self, verdict: Verdict, error: Exception | None = None) -> None:
         call, self._call = self._call, None
-        if call is None:
-            return
-        now = clock.now()
-        if error is not None and call.cut_by_caller(error, now):
-            verdict = IGNORED
-        elif verdict is SUCCESS and self._failed:
-            verdict = FAILURE
-        call.close(verdict, now, error)
+        if call is not None:
+            finish(call, self._failed, verdict, error)
 
 
 class _Forgettable:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, MutableMapping
 from contextvars import ContextVar
 from copy import copy
@@ -46,7 +47,7 @@ def is_failure(status: int) -> bool:
     return status >= 500 or status == 429
 
 
-class Exchange:
+class Exchange(ABC):
     """One request and its attempts; the `Reading` by which the flow judges them.
 
     Args:
@@ -226,9 +227,9 @@ class Exchange:
         elif self.race.over:
             self.drop(response)
 
+    @abstractmethod
     def lend(self, response: Any, call: Call) -> None:
         """Hand on a response that is still to be read, and with it what its call holds."""
-        raise NotImplementedError
 
     def drop(self, response: Any) -> None:
         """Close a response that nobody gets."""
@@ -253,12 +254,19 @@ class _Race:
         self.over = False
 
 
-def finish(call: Call, exchange: Exchange, verdict: Verdict, error: Exception | None) -> None:
-    """End an attempt whose response was streamed."""
+def finish(call: Call, failed: bool, verdict: Verdict, error: Exception | None = None) -> None:
+    """End an attempt whose response was streamed.
+
+    Args:
+        call: whose attempt.
+        failed: whether the status was the server's failure.
+        verdict: what came of the body.
+        error: what ended it, if anything did.
+    """
     now = clock.now()
     if error is not None and call.cut_by_caller(error, now):
         verdict = IGNORED
-    elif verdict is SUCCESS and exchange.failed:
+    elif verdict is SUCCESS and failed:
         verdict = FAILURE
     call.close(verdict, now, error)
 

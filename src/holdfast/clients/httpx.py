@@ -11,23 +11,15 @@ Errors are httpx's as well as ours: `except httpx.TimeoutException` catches Dead
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
-
 try:
     import httpx
 except ImportError as error:
     raise ImportError("holdfast.clients.httpx needs the extra: pip install 'holdfast[httpx]'") from error
 
 from holdfast import errors
+from holdfast.clients import httpx_clients as both
 from holdfast.clients.errors import Kinds, Refused
-from holdfast.clients.exchange import CONNECT_TIMEOUT, READ_TIMEOUT
-from holdfast.clients.httpx_backend import AsyncBackend, Backend
-from holdfast.clients.httpx_calls import AsyncCalls, Calls, Library
-from holdfast.deadlines import ambient
-from holdfast.policy import Policy
-
-TIMEOUTS = httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT)
+from holdfast.clients.httpx_calls import Library
 
 
 class DeadlineExceeded(errors.DeadlineExceeded, httpx.TimeoutException):
@@ -55,7 +47,7 @@ class RateLimited(_Refused, errors.RateLimited):
 _LIBRARY = Library(httpx, "httpcore", Kinds(DeadlineExceeded, BreakerOpen, BulkheadFull, RateLimited))
 
 
-class Transport(httpx.BaseTransport):
+class Transport(both.Transport[httpx.BaseTransport, httpx.Request, httpx.Response], httpx.BaseTransport):
     """A transport whose requests pass a policy.
 
     Args:
@@ -64,44 +56,16 @@ class Transport(httpx.BaseTransport):
         options: for that one.
     """
 
-    def __init__(
-        self, policy: Policy | Mapping[str, Policy] | None = None, *, transport: httpx.BaseTransport | None = None, **options: Any
-    ) -> None:
-        self._inner = httpx.HTTPTransport(**options) if transport is None else transport
-        self._calls = Calls(_LIBRARY, policy, [self._inner], Backend(_LIBRARY.core))
-        self._holdfast_watched = not self._calls.blind
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request through the policy of its host."""
-        made = self._calls.make(request, self._inner.handle_request, blind=not self._holdfast_watched, streamed=True)
-        return cast("httpx.Response", made)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._inner.close()
+    _library = _LIBRARY
 
 
-class AsyncTransport(httpx.AsyncBaseTransport):
+class AsyncTransport(both.AsyncTransport[httpx.AsyncBaseTransport, httpx.Request, httpx.Response], httpx.AsyncBaseTransport):
     """The same for async clients. The arguments are those of `Transport`, with an async transport."""
 
-    def __init__(
-        self, policy: Policy | Mapping[str, Policy] | None = None, *, transport: httpx.AsyncBaseTransport | None = None, **options: Any
-    ) -> None:
-        self._inner = httpx.AsyncHTTPTransport(**options) if transport is None else transport
-        self._calls = AsyncCalls(_LIBRARY, policy, [self._inner], AsyncBackend(_LIBRARY.core))
-        self._holdfast_watched = not self._calls.blind
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request through the policy of its host."""
-        made = await self._calls.make(request, self._inner.handle_async_request, blind=not self._holdfast_watched, streamed=True)
-        return cast("httpx.Response", made)
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._inner.aclose()
+    _library = _LIBRARY
 
 
-class Client(httpx.Client):
+class Client(both.Client[httpx.URL, httpx.Request, httpx.Response], httpx.Client):
     """`httpx.Client` behind a policy. A response that is not streamed is read within its attempt, so failures in its body are retried too.
 
     Args:
@@ -109,53 +73,10 @@ class Client(httpx.Client):
         options: those of `httpx.Client`; where no `timeout` is given it is 5 s to connect and 10 s for each read.
     """
 
-    def __init__(self, *, policy: Policy | Mapping[str, Policy] | None = None, **options: Any) -> None:
-        options.setdefault("timeout", TIMEOUTS)
-        super().__init__(**options)
-        self._calls = Calls(_LIBRARY, policy, [self._transport, *self._mounts.values()], Backend(_LIBRARY.core))
-        self._cookies = _LIBRARY.jar(self._cookies.jar)
-
-    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
-        """See httpx. An address that was asked for before is not taken apart again."""
-        return super().build_request(method, _LIBRARY.url(url), **options)
-
-    def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
-        """See httpx. The policy's deadline is for all of it: redirects, authentication, attempts and the body."""
-        token = ambient.set(self._calls.begin(request, stream))
-        try:
-            return super().send(request, stream=stream, **options)
-        finally:
-            ambient.reset(token)
-
-    # Above this httpx redirects, authenticates and calls hooks; below it sends, once.
-    def _send_single_request(self, request: httpx.Request) -> httpx.Response:
-        blind = self._calls.blind
-        unseen = bool(blind) and self._transport_for_url(request.url) in blind
-        return cast("httpx.Response", self._calls.make(request, super()._send_single_request, blind=unseen))
+    _library = _LIBRARY
 
 
-class AsyncClient(httpx.AsyncClient):
+class AsyncClient(both.AsyncClient[httpx.URL, httpx.Request, httpx.Response], httpx.AsyncClient):
     """`httpx.AsyncClient` behind a policy; see `Client`."""
 
-    def __init__(self, *, policy: Policy | Mapping[str, Policy] | None = None, **options: Any) -> None:
-        options.setdefault("timeout", TIMEOUTS)
-        super().__init__(**options)
-        self._calls = AsyncCalls(_LIBRARY, policy, [self._transport, *self._mounts.values()], AsyncBackend(_LIBRARY.core))
-        self._cookies = _LIBRARY.jar(self._cookies.jar)
-
-    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
-        """See httpx. An address that was asked for before is not taken apart again."""
-        return super().build_request(method, _LIBRARY.url(url), **options)
-
-    async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
-        """See httpx. The policy's deadline is for all of it: redirects, authentication, attempts and the body."""
-        token = ambient.set(self._calls.begin(request, stream))
-        try:
-            return await super().send(request, stream=stream, **options)
-        finally:
-            ambient.reset(token)
-
-    async def _send_single_request(self, request: httpx.Request) -> httpx.Response:
-        blind = self._calls.blind
-        unseen = bool(blind) and self._transport_for_url(request.url) in blind
-        return cast("httpx.Response", await self._calls.make(request, super()._send_single_request, blind=unseen))
+    _library = _LIBRARY

@@ -89,7 +89,7 @@ class _Held:
     def _end(self, verdict: Verdict, error: Exception | None = None) -> None:
         call, self._call = self._call, None
         if call is not None:
-            finish(call, self._exchange, verdict, error)
+            finish(call, self._exchange.failed, verdict, error)
 
     def _fail(self, error: Exception) -> None:
         self._end(FAILURE, error)

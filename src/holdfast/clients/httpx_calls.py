@@ -13,7 +13,7 @@ from http.cookiejar import CookieJar
 from typing import Any
 
 from holdfast.clients.errors import Kinds
-from holdfast.clients.exchange import FAILURE_BODY, Exchange, is_failure, own_error, running
+from holdfast.clients.exchange import CONNECT_TIMEOUT, FAILURE_BODY, READ_TIMEOUT, Exchange, is_failure, own_error, running
 from holdfast.clients.httpx_backend import AsyncBackend, Backend
 from holdfast.clients.httpx_bodies import AsyncLent, AsyncRest, Lent, Rest, over
 from holdfast.clients.httpx_errors import Core
@@ -49,6 +49,7 @@ class Library:
         self.core = Core(importlib.import_module(core))
         self._kinds = kinds
         self.ours = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.StreamError, httpx.CookieConflict)
+        self.timeouts = httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT)  # where the user gives none
         self.unsent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)  # raised before anything was sent
         self.jar = over(httpx.Cookies, _QuietJar)
         self._parsed = functools.lru_cache(_ADDRESSES)(httpx.URL)  # they do not change

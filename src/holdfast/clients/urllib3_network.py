@@ -145,7 +145,7 @@ class _Lease:
     def end(self, verdict: Verdict, error: Exception | None = None) -> None:
         call, self._call = self._call, None
         if call is not None:
-            finish(call, self._exchange, verdict, error)
+            finish(call, self._exchange.failed, verdict, error)
 
     def raise_ours(self, error: Exception) -> None:
         self.translate(error, self._exchange)

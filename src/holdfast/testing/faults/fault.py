@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import math
 import sys
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, NamedTuple, TypeAlias
@@ -124,7 +125,7 @@ class ConnectionFault(Fault):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DirectedFault(ConnectionFault):
+class DirectedFault(ConnectionFault, ABC):
     """A fault of the bytes that go one way.
 
     Args:
@@ -143,5 +144,6 @@ class DirectedFault(ConnectionFault):
         del talk
         return self._work(rng) if direction == self.direction else None
 
+    @abstractmethod
     def _work(self, rng: Random, /) -> Stage:
-        raise NotImplementedError
+        """Its work on one connection."""
