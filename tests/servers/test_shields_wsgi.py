@@ -1,5 +1,7 @@
 """What a WSGI application may do by PEP 3333 does not change behind a shield."""
 
+import contextlib
+import gc
 import io
 import time
 
@@ -106,3 +108,44 @@ def test_a_refusal_of_head_has_no_body_for_the_next_response_on_its_connection_w
     told, body = call(shielded, REQUEST_METHOD="GET", **more)
     assert told[:3] == status
     assert body.startswith(b"{")
+
+
+def plain(_environ, start_response):
+    start_response("200 OK", [])
+    return [b"fine"]
+
+
+def in_pieces(_environ, start_response):
+    start_response("200 OK", [])
+    yield from (b"fi", b"ne")
+
+
+def too_late(_environ, start_response):
+    time.sleep(0.02)
+    start_response("200 OK", [])
+    return [b"late"]
+
+
+def failing(_environ, _start_response):
+    raise LookupError("of the app")
+
+
+@pytest.mark.realtime
+@pytest.mark.parametrize("app", [plain, in_pieces, too_late, failing])
+@pytest.mark.parametrize("parts", [*PARTS, {"deadline": None, "admission": Admission(2)}])
+def test_a_request_leaves_nothing_for_the_garbage_collector(app, parts):
+    shielded = Shield(app, **{"deadline": 0.01 if app is too_late else 5.0} | parts)
+
+    def ask():
+        with contextlib.suppress(LookupError):
+            call(shielded)
+
+    ask()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            ask()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # no stubs
 import atexit
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from threading import get_ident
 from types import FrameType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from holdfast.deadlines import Deadline, ShieldDeadline, ambient
 from holdfast.drivers import clock
@@ -34,6 +36,10 @@ _PACKAGE = __name__.split(".")[0]
 # sets two handlers for each of its requests.
 _set_handler, _get_handler = _signal.signal, _signal.getsignal
 
+_HAS_TIMERS = hasattr(signal, "setitimer")
+_SIGALRM = int(getattr(signal, "SIGALRM", 0))
+_main_thread = threading.main_thread().ident
+
 _active: list[Interrupt] = []
 _rings_at = 0.0  # when the timer rings, where it is ours
 
@@ -49,18 +55,18 @@ class Interrupt:
         RuntimeError: this is not the main thread, or the system has no interval timers.
     """
 
+    __slots__ = ("_before", "_resident", "due", "limit", "spared")
+
     def __init__(self, *, resident: bool = False) -> None:
-        if not hasattr(signal, "setitimer"):
+        if not _HAS_TIMERS:
             raise RuntimeError("deadline(interrupt=True) needs signal.setitimer, which this system does not have")
-        if threading.current_thread() is not threading.main_thread():
+        if get_ident() != _main_thread:
             raise RuntimeError("deadline(interrupt=True) works in the main thread only: signals arrive there")
         self._resident = resident
+        self._before: _Before | None = None  # of the first one
         self.limit: Deadline | None = None
         self.due = 0.0
         self.spared = False  # once: clean-up that was begun without us has as long as any
-        self._handler: Callable[[int, FrameType | None], Any] | int | None = None
-        self._theirs: tuple[float, float] | None = None  # of the first one: the program's timer
-        self._began = 0.0
 
     def start(self, limit: Deadline) -> None:
         """Interrupt at this deadline."""
@@ -71,35 +77,55 @@ class Interrupt:
         _active.append(self)
         if len(_active) > 1:
             _set()
-            return
-        if _get_handler(signal.SIGALRM) is not _ring:
-            self._handler = _set_handler(signal.SIGALRM, _ring)
-            self._began = time.monotonic()
-            self._theirs = _arm(self.due, now)
+        elif _get_handler(_SIGALRM) is not _ring:
+            self._take_over(now)
         elif not now < _rings_at <= self.due:
             _arm(self.due, now)
+
+    def _take_over(self, now: float) -> None:
+        handler = _set_handler(_SIGALRM, _ring)
+        before = _Before(handler, time.monotonic(), *_arm(self.due, now))
+        if not (self._resident and not before.delay and (handler is None or handler == signal.SIG_DFL)):
+            self._before = before
 
     def stop(self) -> None:
         """End it, and give the signal back if no other interrupt is active."""
         if self not in _active:
             return
         _active.remove(self)
+        self.limit = None  # it may hold this: no ring of the two
+        before, self._before = self._before, None
         if _active:
-            if self._theirs is not None:  # the first one holds what was there before; pass it on
-                heir = _active[0]
-                heir._handler, heir._theirs, heir._began = self._handler, self._theirs, self._began
+            if before is not None:
+                _active[0]._before = before
             _set()
-            return
-        handler, self._handler = self._handler, None
-        (delay, interval), self._theirs = self._theirs or (0.0, 0.0), None
-        if self._resident and (handler is None or handler == signal.SIG_DFL):
-            return
+        elif before is not None:
+            before.restore()
+        elif not self._resident:
+            _arm(0.0, 0.0)
+
+
+class _Before(NamedTuple):
+    """What the program had set before the first interrupt."""
+
+    handler: Callable[[int, FrameType | None], Any] | int | None  # None: by C, and it cannot be set again
+    since: float  # by time.monotonic: from then on the timer was ours
+    delay: float  # of its timer, 0 for none
+    interval: float
+
+    def restore(self) -> None:
+        """Give it back."""
         _arm(0.0, 0.0)
-        if handler is not None:
-            _set_handler(signal.SIGALRM, handler)
-        if delay:
+        if self.handler is not None:
+            _set_handler(_SIGALRM, self.handler)
+        if self.delay:
             # A timer of the program that came due meanwhile rings now: late, but not lost.
-            signal.setitimer(signal.ITIMER_REAL, max(_SOON, delay - (time.monotonic() - self._began)), interval)
+            signal.setitimer(signal.ITIMER_REAL, max(_SOON, self.delay - (time.monotonic() - self.since)), self.interval)
+
+
+def of_request() -> Interrupt | None:
+    """One for a server's request, where this thread can have one."""
+    return Interrupt(resident=True) if _HAS_TIMERS and get_ident() == _main_thread else None
 
 
 def _set() -> None:
@@ -113,10 +139,25 @@ def _arm(moment: float, now: float) -> tuple[float, float]:
     return signal.setitimer(signal.ITIMER_REAL, min(max(_SOON, moment - now), _LONGEST) if moment else 0.0)
 
 
+def _in_child() -> None:
+    """Timers are not inherited, and the thread that forked is the main thread now."""
+    global _main_thread, _rings_at
+    if get_ident() != _main_thread:
+        _main_thread = get_ident()
+        _active.clear()
+    _rings_at = 0.0
+    if _active:
+        _set()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
 @atexit.register
 def _silence() -> None:
     # An interpreter that ends gives signals their defaults back, and SIGALRM's ends the process.
-    if _rings_at and _get_handler(signal.SIGALRM) is _ring:
+    if _rings_at and _get_handler(_SIGALRM) is _ring:
         _arm(0.0, 0.0)
 
 
@@ -192,4 +233,4 @@ def _in_users_code(frame: FrameType | None) -> bool:
 
 
 # The functions of the drivers that call what the user gave; everything else of this package is bookkeeping.
-_CALLS_USER = frozenset({"_run", "guarded", "carried", "answer", "_is_healthy", "call_app", "next_chunk"})
+_CALLS_USER = frozenset({"_run", "guarded", "_guarded", "carried", "answer", "_is_healthy", "call_app", "next_chunk"})

@@ -12,6 +12,7 @@ from holdfast.drivers import clock
 from holdfast.errors import Overloaded
 from holdfast.servers.admission import refusal
 from holdfast.servers.calling import call_app, next_chunk
+from holdfast.servers.incoming import path_of
 from holdfast.servers.request import from_environ
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def admitted(part: Admission, app: WSGIApp) -> WSGIApp:
     """The app, asked by as many at once as it can serve. A response that is no list keeps its place until it is closed."""
 
     def within(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+        path = path_of(environ)
         level = part.level(path, from_environ, environ, environ.get(_KEY), environ.get("REMOTE_ADDR"))
         token = None if level == priority.NORMAL else priority.ambient.set(level)
         try:
@@ -36,7 +37,17 @@ def admitted(part: Admission, app: WSGIApp) -> WSGIApp:
                 permit = group.places.enter() or _wait(group, level)
             except Overloaded as error:
                 return refusal(error).start(environ, start_response)
-            return _Place(group, permit, level).run(app, environ, start_response)
+            place = _Place(group, permit, level)
+            try:
+                body = call_app(app, environ, start_response)
+            except BaseException as error:
+                place.leave(error)
+                raise
+            if isinstance(body, (list, tuple)):
+                place.leave(None)
+                return body
+            place.body = body
+            return place
         finally:
             if token is not None:
                 priority.ambient.reset(token)
@@ -47,29 +58,17 @@ def admitted(part: Admission, app: WSGIApp) -> WSGIApp:
 class _Place:
     """A place that is held while a response is made."""
 
-    __slots__ = ("_began", "_body", "_failure", "_group", "_level", "_permit", "_pieces")
+    __slots__ = ("_began", "_failure", "_group", "_level", "_now", "_permit", "_pieces", "body")
 
     def __init__(self, group: Group, permit: int, level: int) -> None:
         self._group = group
         self._permit = permit
         self._level = level
-        self._began = clock.now()
+        self._now = clock.current.get().now
+        self._began = self._now()
         self._failure: BaseException | None = None
-        self._body: Iterable[bytes] = ()
+        self.body: Iterable[bytes] = ()
         self._pieces: Iterator[bytes] | None = None
-
-    def run(self, app: WSGIApp, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Call the application."""
-        try:
-            body = call_app(app, environ, start_response)
-        except BaseException as error:
-            self._leave(error)
-            raise
-        if isinstance(body, (list, tuple)):
-            self._leave(None)
-            return body
-        self._body = body
-        return self
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -78,7 +77,7 @@ class _Place:
         token = priority.ambient.set(self._level)
         try:
             if self._pieces is None:
-                self._pieces = iter(self._body)
+                self._pieces = iter(self.body)
             return next_chunk(self._pieces)
         except StopIteration:
             raise
@@ -91,16 +90,17 @@ class _Place:
     def close(self) -> None:
         """The server is done with the response."""
         try:
-            close = getattr(self._body, "close", None)
+            close = getattr(self.body, "close", None)
             if close is not None:
                 close()
         finally:
-            self._leave(self._failure)
+            self.leave(self._failure)
 
-    def _leave(self, failure: BaseException | None) -> None:
+    def leave(self, failure: BaseException | None) -> None:
+        """Give the place back."""
         permit, self._permit, self._failure = self._permit, 0, None
         if permit:
-            now = clock.now()
+            now = self._now()
             self._group.leave(permit, now - self._began, failure, now)
 
 

@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from holdfast.servers.incoming import timeout_of_environ
+from holdfast.servers.incoming import path_of, timeout_of_environ
 from holdfast.servers.routes import Routes
 from holdfast.validation import Seconds, positive_seconds, to_seconds
 
@@ -57,7 +57,7 @@ class Deadline:
 
     def budget_of(self, environ: Environ) -> tuple[str, float]:
         """The same for a WSGI request."""
-        path = "" if self._everywhere else f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+        path = "" if self._everywhere else path_of(environ)
         return self.budget(path, timeout_of_environ(environ))
 
     def asgi(self, app: ASGIApp) -> ASGIApp:

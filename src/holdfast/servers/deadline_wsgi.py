@@ -6,21 +6,18 @@ A list is the usual response, and is handed to the server as it is. Any other is
 from __future__ import annotations
 
 import errno
-import signal
 import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from holdfast import events
+from holdfast.deadlines import LOOK, ambient, restore
 from holdfast.deadlines import Deadline as Limit
-from holdfast.deadlines import ambient, restore
 from holdfast.drivers import clock
-from holdfast.drivers.interrupt import Interrupt
+from holdfast.drivers.interrupt import of_request
 from holdfast.errors import ClientGone, DeadlineExceeded
 from holdfast.servers.body_wsgi import BoundedBody
-from holdfast.servers.calling import call_app, next_chunk
 from holdfast.servers.client import socket_of, watch_of
 from holdfast.servers.refusal import late
 
@@ -45,14 +42,15 @@ def bounded(part: Deadline, app: WSGIApp) -> WSGIApp:
 
     def within(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         route, budget = part.budget_of(environ)
-        now = clock.current.get().now()
+        time = clock.current.get()
+        now = time.now()
         at = now - environ.get(WAITED, 0.0) + budget
         outer = ambient.get()
         if outer is not None:
             at = outer.tighten(at)
         if now >= at:
             return late(budget).start(environ, start_response)
-        return _Exchange(at, budget, route, outer, environ, start_response).run(app)
+        return _Exchange(at, budget, route, outer, time.now, environ, start_response).run(app)
 
     return within
 
@@ -60,19 +58,27 @@ def bounded(part: Deadline, app: WSGIApp) -> WSGIApp:
 class _Exchange(Limit):
     """One request, which is its own deadline; and the iterable that the server gets where the response is no list."""
 
-    __slots__ = ("_begun", "_body", "_environ", "_interrupt", "_pieces", "_response", "_start_response", "_to_server", "_watch")
+    __slots__ = ("_begun", "_body", "_environ", "_interrupt", "_now", "_pieces", "_response", "_start_response", "_to_server", "_watch")
 
     def __init__(
-        self, at: float, budget: float, policy: str, parent: Limit | None, environ: Environ, start_response: StartResponse
+        self,
+        at: float,
+        budget: float,
+        policy: str,
+        parent: Limit | None,
+        now: Callable[[], float],
+        environ: Environ,
+        start_response: StartResponse,
     ) -> None:
         # Not by `Deadline.__init__`: what is nested in this asks it for its client, which most requests never need.
         self.at = at
         self.budget = budget
         self.policy = policy
         self.parent = parent
+        self._now = now
         self._environ = environ
         self._start_response = start_response
-        self._interrupt = _interrupt()
+        self._interrupt = of_request()
         self._response: tuple[Any, ...] | None = None  # what the application called start_response with, not handed on yet
         self._begun = False  # the server has it
         self._to_server: Callable[[bytes], object] = _no_write
@@ -85,22 +91,25 @@ class _Exchange(Limit):
             self._watch = watch_of(self._environ)
         return cast("Watch | None", self._watch)
 
+    def look_at(self, now: float) -> float:
+        """See `Deadline.look_at`. Whether there is a client to look for is found out when it is time to."""
+        return min(self.at, now + LOOK)
+
     def run(self, app: WSGIApp) -> Iterable[bytes]:
         """Call the application."""
         environ = self._environ
         if environ.get("CONTENT_LENGTH") or "HTTP_TRANSFER_ENCODING" in environ:
             self._bound_body()
         try:
-            body = self._within(call_app, app, environ, self._start)
+            body = self._guarded(app, environ, self._start)
         except DeadlineExceeded as error:
             return self._ended(error)
         except BaseException:
             self._report()
             raise
-        over = self._over()
-        if over is not None and not self._begun:
+        if not self._begun and self._now() >= self.at:
             _close(body)
-            return self._ended(over)
+            return self._ended(self.exceeded(self._now()))
         if isinstance(body, (list, tuple)):
             if sum(map(len, body)) > _AT_ONCE:
                 self._bound_socket()
@@ -150,8 +159,8 @@ class _Exchange(Limit):
     def __next__(self) -> bytes:
         try:
             if self._pieces is None:
-                self._pieces = self._within(iter, self._body)
-            piece = self._within(next_chunk, self._pieces)
+                self._pieces = self._guarded(iter, self._body)
+            piece: bytes = self._guarded(next, self._pieces)
         except StopIteration:
             self._begin()
             raise
@@ -181,8 +190,8 @@ class _Exchange(Limit):
 
     # The deadline.
 
-    def _within(self, work: Callable[..., T], *args: Any) -> T:
-        """Do some of the application's work under the deadline."""
+    def _guarded(self, work: Callable[..., T], *args: Any) -> T:
+        """Do some of the application's work under the deadline. The interrupt knows it by its name: what it calls may be interrupted."""
         token = ambient.set(self)
         interrupt = self._interrupt
         try:
@@ -198,7 +207,7 @@ class _Exchange(Limit):
 
     def _over(self) -> DeadlineExceeded | None:
         """Late work is late, also where it could not be stopped."""
-        now = clock.now()
+        now = self._now()
         return self.exceeded(now) if now >= self.at else None
 
     def _ended(self, error: DeadlineExceeded) -> Iterable[bytes]:
@@ -226,25 +235,18 @@ class _Exchange(Limit):
         sock = None if "HTTP/2" in self._environ.get("SERVER_PROTOCOL", "") else socket_of(self._environ)
         if sock is not None:
             with suppress(OSError):
-                sock.settimeout(max(_LEAST, self.remaining(clock.now())))
+                sock.settimeout(max(_LEAST, self.remaining(self._now())))
         return sock
 
     def _report(self) -> None:
         if events.listeners:
-            outrun = self.outrun(clock.now())
+            outrun = self.outrun(self._now())
             if outrun is not None:
                 events.publish([outrun])
 
 
 class _Gone(BrokenPipeError):
     """Servers take it for what it is, a connection that is no more, and do not write a traceback for each."""
-
-
-def _interrupt() -> Interrupt | None:
-    """An interrupt, where this thread can have one."""
-    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
-        return Interrupt(resident=True)
-    return None
 
 
 def _no_write(_data: bytes) -> object:

@@ -17,10 +17,7 @@ _STARTS = ("x-request-start", "x-queue-start")
 
 _TIMEOUT_BYTES = frozenset(name.encode() for name in _TIMEOUTS)
 _START_BYTES = frozenset(name.encode() for name in _STARTS)
-_TIMEOUT_KEYS = tuple(
-    (f"HTTP_{name.upper().replace('-', '_')}", headers.parse_grpc_timeout if name == "grpc-timeout" else headers.parse_milliseconds)
-    for name in _TIMEOUTS
-)
+_TIMEOUT_KEYS = tuple(f"HTTP_{name.upper().replace('-', '_')}" for name in _TIMEOUTS)
 _START_KEYS = tuple(f"HTTP_{name.upper().replace('-', '_')}" for name in _STARTS)
 
 # nginx writes seconds with a fraction, Heroku milliseconds, Apache microseconds; 19 digits are nanoseconds.
@@ -28,6 +25,13 @@ _START = re.compile(r"(?:t=)?([0-9]{1,19})(?:\.([0-9]{1,9}))?", re.ASCII)
 
 # Nobody waits longer than this: a start before it is a wrong clock or a joke, and says nothing.
 _LONGEST_WAIT = 3600.0
+
+
+def path_of(environ: Environ) -> str:
+    """The path of a WSGI request, with the mount point, as ASGI's `path` has it."""
+    mount = environ.get("SCRIPT_NAME")
+    path: str = environ.get("PATH_INFO", "")
+    return f"{mount}{path}" if mount else path
 
 
 def timeout_of_scope(scope: Scope) -> float | None:
@@ -48,10 +52,10 @@ def timeout_of_scope(scope: Scope) -> float | None:
 def timeout_of_environ(environ: Environ) -> float | None:
     """The same of a WSGI request."""
     found = None
-    for key, read in _TIMEOUT_KEYS:
-        text = environ.get(key)
-        if text is not None:
-            for part in str(text).split(","):
+    for key in _TIMEOUT_KEYS:
+        if key in environ:
+            read = headers.parse_grpc_timeout if key == "HTTP_GRPC_TIMEOUT" else headers.parse_milliseconds
+            for part in str(environ[key]).split(","):
                 seconds = read(part)
                 if seconds is not None and (found is None or seconds < found):
                     found = seconds

@@ -24,6 +24,10 @@ class Answer(Protocol):
         """Answer an ASGI request."""
         ...
 
+    def start(self, environ: Environ, start_response: StartResponse, /) -> Iterable[bytes]:
+        """Answer a WSGI request."""
+        ...
+
 
 class Part(Protocol):
     """One part of a shield: a middleware for both kinds of server, usable alone."""
@@ -43,4 +47,8 @@ class Gatekeeper(Part, Protocol):
 
     def answer(self, scope: Scope, /) -> Answer | None:
         """What an HTTP request is told instead of the application's answer; None where it may pass."""
+        ...
+
+    def answer_wsgi(self, environ: Environ, /) -> Answer | None:
+        """The same for a WSGI request."""
         ...

@@ -13,20 +13,19 @@ somebody who has left. Whoever comes too late is turned away for a fraction of w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from holdfast import events
 from holdfast.servers import incoming, kernel
-from holdfast.servers.calling import call_app
 from holdfast.servers.client import socket_of
 from holdfast.servers.deadline import Deadline
-from holdfast.servers.gatekeepers import Guarded
+from holdfast.servers.gatekeepers import Guarded, GuardedWSGI
 from holdfast.servers.refusal import Refusal
 from holdfast.validation import Seconds
 
 if TYPE_CHECKING:
-    from holdfast.servers.interfaces import ASGIApp, Environ, Scope, StartResponse, WSGIApp
+    from holdfast.servers.interfaces import ASGIApp, Environ, Scope, WSGIApp
 
 WAITED = "holdfast.waited"  # in a scope or environ: seconds that the request had waited when it came to us
 
@@ -61,23 +60,20 @@ class QueueAge:
         scope[WAITED] = waited
         return self._refusal(scope["path"], incoming.timeout_of_scope(scope), waited)
 
+    def answer_wsgi(self, environ: Environ) -> Refusal | None:
+        """See `Gatekeeper.answer_wsgi`."""
+        sock = socket_of(environ)
+        queued = None if sock is None else kernel.since_data(sock)
+        waited = max(incoming.waited_by_environ(environ), queued or 0.0)
+        if not waited:
+            return None
+        environ[WAITED] = waited
+        return self._refusal(incoming.path_of(environ), incoming.timeout_of_environ(environ), waited)
+
     def asgi(self, app: ASGIApp) -> ASGIApp:
         """The app without requests that come too late."""
         return Guarded([self], app, app)
 
     def wsgi(self, app: WSGIApp) -> WSGIApp:
         """The app without requests that come too late."""
-
-        def aged(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-            sock = socket_of(environ)
-            queued = None if sock is None else kernel.since_data(sock)
-            waited = max(incoming.waited_by_environ(environ), queued or 0.0)
-            if waited > 0.0:
-                environ[WAITED] = waited
-                path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-                refusal = self._refusal(path, incoming.timeout_of_environ(environ), waited)
-                if refusal is not None:
-                    return refusal.start(environ, start_response)
-            return call_app(app, environ, start_response)
-
-        return aged
+        return GuardedWSGI([self], app)

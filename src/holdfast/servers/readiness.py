@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, cast
 from holdfast.scope import carry
 from holdfast.servers import draining
 from holdfast.servers.checks import Ask, Checks, Result
+from holdfast.servers.gatekeepers import Guarded, GuardedWSGI
 from holdfast.servers.probe import Probe
 from holdfast.servers.refusal import Refusal
 from holdfast.servers.warming import Warming, WarmUp
@@ -34,7 +35,10 @@ from holdfast.validation import Seconds, positive_seconds, wait_seconds
 
 if TYPE_CHECKING:
     from holdfast.policy import Policy
-    from holdfast.servers.interfaces import Answer, ASGIApp, Scope, WSGIApp
+    from holdfast.servers.interfaces import Answer, ASGIApp, Environ, Scope, WSGIApp
+
+# What a probe may ask with.
+_METHODS = frozenset({"GET", "HEAD"})
 
 STARTING = Refusal(503, "starting", "The server is starting.", 1.0)
 
@@ -104,17 +108,15 @@ class Readiness:
         Raises:
             TypeError: a check is async.
         """
-        from holdfast.servers.readiness_apps import wsgi
-
         if self.checks.has_async:
             raise TypeError("Readiness.checks: an async check needs an ASGI application")
-        return wsgi(self, app)
+        return GuardedWSGI([self], app)
 
     def asgi(self, app: ASGIApp, /) -> ASGIApp:
         """The app behind it."""
-        from holdfast.servers.readiness_apps import asgi
+        from holdfast.servers.readiness_lifespan import beside_lifespans
 
-        return asgi(self, app)
+        return Guarded([self], app, beside_lifespans(self, app))
 
     def warm(self) -> None:
         """Run the warm-ups that this process needs and nobody has run; the servers' hooks do it.
@@ -129,12 +131,23 @@ class Readiness:
         warm = self.warming.done or self.is_warm()
         path = scope["path"]
         mount = scope.get("root_path")
-        question = self.question(mount, path.removeprefix(mount)) if mount else self.paths.get(path)
-        if question is not None and scope["method"] in {"GET", "HEAD"}:
-            return Probe(self, question, scope)
+        question = self._question(mount, path.removeprefix(mount)) if mount else self.paths.get(path)
+        if question is not None and scope["method"] in _METHODS:
+            client = scope.get("client")
+            return Probe(self, question, scope["method"], client[0] if client else None)
         return None if warm else STARTING
 
-    def question(self, mount: str, path: str) -> str | None:
+    def answer_wsgi(self, environ: Environ) -> Answer | None:
+        """See `Gatekeeper.answer_wsgi`."""
+        warm = self.warming.done or self.is_warm()
+        path = environ.get("PATH_INFO", "")
+        mount = environ.get("SCRIPT_NAME")
+        question = self._question(mount, path) if mount else self.paths.get(path)
+        if question is not None and environ["REQUEST_METHOD"] in _METHODS:
+            return Probe(self, question, environ["REQUEST_METHOD"], environ.get("REMOTE_ADDR"))
+        return None if warm else STARTING
+
+    def _question(self, mount: str, path: str) -> str | None:
         """What a probe of this path asks. Probes come past the proxy for whose sake an application is mounted, and know nothing of that."""
         return self.paths.get(f"{mount}{path}") or self.paths.get(path)
 

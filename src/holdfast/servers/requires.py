@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from holdfast import events
 from holdfast.errors import BreakerOpen
 from holdfast.policy import Policy, require
-from holdfast.servers.calling import call_app
-from holdfast.servers.gatekeepers import Guarded
+from holdfast.servers.gatekeepers import Guarded, GuardedWSGI
+from holdfast.servers.incoming import path_of
 from holdfast.servers.refusal import Refusal
 from holdfast.servers.routes import Routes
 
 if TYPE_CHECKING:
-    from holdfast.servers.interfaces import ASGIApp, Environ, Scope, StartResponse, WSGIApp
+    from holdfast.servers.interfaces import ASGIApp, Environ, Scope, WSGIApp
 
 
 class Requires:
@@ -54,18 +54,17 @@ class Requires:
         """See `Gatekeeper.answer`."""
         return self._refusal(scope["path"])
 
+    def answer_wsgi(self, environ: Environ) -> Refusal | None:
+        """See `Gatekeeper.answer_wsgi`."""
+        return self._refusal(path_of(environ))
+
     def asgi(self, app: ASGIApp) -> ASGIApp:
         """The app, asked only for what can be done."""
         return Guarded([self], app, app)
 
     def wsgi(self, app: WSGIApp) -> WSGIApp:
         """The app, asked only for what can be done."""
-
-        def required(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-            refusal = self._refusal(f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}")
-            return call_app(app, environ, start_response) if refusal is None else refusal.start(environ, start_response)
-
-        return required
+        return GuardedWSGI([self], app)
 
 
 def _policies(field: str, value: object) -> tuple[Policy, ...]:

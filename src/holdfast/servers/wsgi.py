@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from holdfast.servers.gatekeepers import GuardedWSGI
 from holdfast.servers.shielding import behind
 
 if TYPE_CHECKING:
     from holdfast.policy import Policy
-    from holdfast.servers.interfaces import Environ, Part, StartResponse, WSGIApp
+    from holdfast.servers.interfaces import Part, WSGIApp
     from holdfast.validation import Seconds
 
 
-class Shield:
+class Shield(GuardedWSGI):
     """A WSGI application behind all that keeps it answering. A part that is not given is not there.
 
     Order, outermost first: readiness, queue age, requires, deadline, admission, idempotency, the app. Each can be used alone:
@@ -47,10 +48,6 @@ class Shield:
         readiness: Part | None = None,
     ) -> None:
         gatekeepers, parts = behind(app, deadline, max_deadline, requires, admission, idempotency, readiness)
-        for part in [*parts, *reversed(gatekeepers)]:
+        for part in parts:
             app = part.wsgi(app)
-        self._app = app
-
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Serve one request."""
-        return self._app(environ, start_response)
+        super().__init__(gatekeepers, app)

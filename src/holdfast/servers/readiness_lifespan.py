@@ -1,42 +1,21 @@
-"""Readiness around applications of both kinds."""
+"""Readiness where an ASGI server starts and ends."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from holdfast.servers import draining
-from holdfast.servers.calling import call_app
-from holdfast.servers.gatekeepers import Guarded
 from holdfast.servers.loops import in_thread, on_asyncio
-from holdfast.servers.probe import HEADERS
-from holdfast.servers.problem import reason
-from holdfast.servers.readiness import STARTING
 
 if TYPE_CHECKING:
-    from holdfast.servers.interfaces import ASGIApp, Environ, Message, Receive, Scope, Send, StartResponse, WSGIApp
+    from holdfast.servers.interfaces import ASGIApp, Message, Receive, Scope, Send
     from holdfast.servers.readiness import Readiness
 
 
-def wsgi(readiness: Readiness, app: WSGIApp) -> WSGIApp:
-    """The WSGI app behind it."""
-
-    def ready(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        warm = readiness.is_warm()
-        question = readiness.question(environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", ""))
-        if question is None or environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
-            return call_app(app, environ, start_response) if warm else STARTING.start(environ, start_response)
-        checks = readiness.checks.look() if question == "ready" else {}
-        status, body = readiness.says(question, checks, environ.get("REMOTE_ADDR"))
-        start_response(f"{status} {reason(status)}", [*HEADERS, ("Content-Length", str(len(body)))])
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
-
-    return ready
-
-
-def asgi(readiness: Readiness, app: ASGIApp) -> ASGIApp:
-    """The ASGI app behind it."""
+def beside_lifespans(readiness: Readiness, app: ASGIApp) -> ASGIApp:
+    """What is no HTTP request: the server's start and end, and WebSockets."""
 
     async def other(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -46,7 +25,7 @@ def asgi(readiness: Readiness, app: ASGIApp) -> ASGIApp:
         else:
             await send({"type": "websocket.close", "code": 1013})  # try again later
 
-    return Guarded([readiness], app, other)
+    return other
 
 
 class _Lifespan:
