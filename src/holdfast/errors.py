@@ -174,4 +174,9 @@ class LockOverrun(HoldfastError):
 
 
 class StoreUnavailable(HoldfastError):
-    """A shared store did not answer, and the user chose that this must fail rather than go on with local state."""
+    """A shared store did not answer, and the user chose that this must fail rather than go on with local state.
+
+    Its `retry_after` are the seconds after which asking again makes sense; None where nobody can tell.
+    """
+
+    retry_after: float | None = None

@@ -52,9 +52,8 @@ class AsgiIdempotency:
             receive = _again(body, receive)
         try:
             claim = await self._store.aclaim(name, fingerprint, lease=part.lease, ttl=part.ttl)
-        except StoreUnavailable:
-            # To run it unprotected would break the promise that the key was taken for.
-            return await _give(refusal(503, "idempotency-store-unavailable", "The request was not run.", after=1.0), send)
+        except StoreUnavailable as away:
+            return await _give(part.unasked(away), send)
         if isinstance(claim, Held):
             return await _give(part.instead(claim, fingerprint), send)
         return await _Run(part, claim, send, keyed=key is not None).answer(self._app, _without_past_us(scope), receive)

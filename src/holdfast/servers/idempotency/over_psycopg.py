@@ -6,12 +6,13 @@ import contextlib
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 
 from holdfast.errors import DeadlineExceeded
 from holdfast.locks import Guarded
+from holdfast.scope import remaining
 from holdfast.servers.idempotency.finishing import to_the_end
 from holdfast.servers.idempotency.sql_sessions import Rows, unavailable
 from holdfast.servers.idempotency.sql_words import Values
@@ -20,14 +21,22 @@ from holdfast.servers.rollback import adiscard, discard
 
 
 class _Connections(Guarded):
-    def __init__(self, take: Callable[[], Any], give: Callable[[Any], Any]) -> None:
+    """Where connections come from.
+
+    Args:
+        take, give: of one connection.
+        pool: that they belong to; None where each is made for one transaction.
+    """
+
+    def __init__(self, take: Callable[[], Any], give: Callable[[Any], Any], pool: Any = None) -> None:
         super().__init__()
         self._take = take
         self._give = give
+        self._pool = pool
 
     def _after_fork(self) -> None:
         # Two processes on one connection would read each other's answers, and the pool's threads are not here.
-        if getattr(getattr(self._take, "__self__", None), "closed", True) is False:
+        if getattr(self._pool, "closed", True) is False:
             self._take = _refuse
 
     def is_duplicate(self, error: BaseException) -> bool:
@@ -43,6 +52,13 @@ class _Connections(Guarded):
 
 def _refuse() -> Any:
     raise RuntimeError("SQLStore.database is a pool that was open when this process was forked; open it in the worker, or give a URL")
+
+
+def taking_from(pool: Any) -> Callable[[], Any]:
+    """How to take from a pool: those of psycopg_pool wait for half a minute, unless they are told that nobody waits so long."""
+    if "timeout" not in inspect.signature(pool.getconn).parameters:
+        return cast("Callable[[], Any]", pool.getconn)
+    return lambda: pool.getconn(timeout=min(remaining(), pool.timeout))
 
 
 def _pyformat(text: str) -> str:
@@ -83,6 +99,9 @@ class _ConnectionSession:
         # A block of psycopg's: inside, `transaction()` is a savepoint, and `commit()` is an error.
         self._transaction = self.connection.transaction()
         self._transaction.__enter__()
+
+    def under_ambient(self) -> None:
+        self._overseen.under_ambient()
 
     def execute(self, words: str, values: Values) -> Rows:
         self._overseen.under_ambient()
@@ -157,6 +176,9 @@ class _AsyncConnectionSession:
     async def enter(self) -> None:
         self._transaction = self.connection.transaction()
         await self._transaction.__aenter__()
+
+    def under_ambient(self) -> None:
+        self._overseen.under_ambient()
 
     async def execute(self, words: str, values: Values) -> Rows:
         self._overseen.under_ambient()

@@ -93,6 +93,9 @@ class _EngineSession:
         self._let = let
         self._overseen = oversee(connection.connection.driver_connection)
 
+    def under_ambient(self) -> None:
+        self._overseen.under_ambient()
+
     def execute(self, words: str, values: Values) -> Rows:
         self._overseen.under_ambient()
         result = self.connection.execute(text(words), dict(values))
@@ -146,6 +149,9 @@ class _AsyncEngineSession:
         self._transaction = transaction
         self._let = let
         self._overseen = oversee(connection.sync_connection.connection.driver_connection)
+
+    def under_ambient(self) -> None:
+        self._overseen.under_ambient()
 
     async def execute(self, words: str, values: Values) -> Rows:
         self._overseen.under_ambient()

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar, cast
 
-from holdfast.errors import DeadlineExceeded, Rejected
+from holdfast.errors import DeadlineExceeded, Rejected, StoreUnavailable
 from holdfast.servers.idempotency import answers, keys
 from holdfast.servers.idempotency.answers import Answer
 from holdfast.servers.idempotency.store import AsyncStore, Full, Held, Interrupted, Record, Running, Store
@@ -170,6 +170,10 @@ class Idempotency:
         # Nobody and somebody without a name are two callers.
         owner = ("nobody",) if who is None else ("somebody", who)
         return keys.digest("key", *owner, "", key), keys.digest(request.method, request.path, request.query, body)
+
+    def unasked(self, away: StoreUnavailable) -> Answer:
+        """What a request gets while the store is away: to run it unprotected would break the promise that the key was taken for."""
+        return refusal(503, "idempotency-store-unavailable", "The request was not run.", after=away.retry_after or 1.0)
 
     def instead(self, held: Held, fingerprint: str) -> Answer:
         """What a request gets whose key is taken."""

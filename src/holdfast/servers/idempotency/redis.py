@@ -11,13 +11,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.errors import StoreUnavailable
+from holdfast.scope import shield
+from holdfast.servers.idempotency.asking import Asking
 from holdfast.servers.idempotency.finishing import to_the_end
 from holdfast.servers.idempotency.store import INTERRUPTED, Held, Interrupted, Record, Running, WhenInterrupted
 from holdfast.validation import Seconds, choice, positive_seconds
 
 if TYPE_CHECKING:
-    import redis
-    import redis.asyncio
+    from holdfast.clients.redis import AsyncRedis
 
 # Take a free key, or tell what is in it and for how long yet.
 _CLAIM = """
@@ -52,6 +53,7 @@ class RedisStore:
         prefix: of its keys.
         interrupted: see above.
         timeout: seconds that one exchange may take; a Redis that does not answer in time is `StoreUnavailable` (503), and nothing runs.
+            One that does not answer three times in a row is not waited for any more, until it is back (see `asking`).
 
     Raises:
         ValueError: an argument out of its range.
@@ -69,8 +71,9 @@ class RedisStore:
         timeout: Seconds = 1.0,
     ) -> None:
         try:
-            import redis
             from redis.exceptions import RedisError, ResponseError
+
+            from holdfast.clients.redis import from_url
         except ImportError as error:
             raise ImportError("RedisStore needs the extra: pip install 'holdfast[redis]'") from error
         if not isinstance(cast("object", url), str) or not url.startswith(("redis://", "rediss://", "unix://")):
@@ -83,19 +86,18 @@ class RedisStore:
         self._timeout = positive_seconds("RedisStore.timeout", timeout)
         self._prefix = prefix
         self._url = url
-        self._client = redis.Redis.from_url(url, retry=None, **self._options())
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = weakref.WeakKeyDictionary()
-
-    def _options(self) -> dict[str, Any]:
-        return {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout, "decode_responses": False}
+        self._client = from_url(url, dead_after=self._timeout, decode_responses=False)
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRedis] = weakref.WeakKeyDictionary()
+        self._asking = Asking("idempotency-redis", self._timeout)
 
     def claim(self, key: str | None, fingerprint: str, *, lease: float, ttl: float) -> RedisClaim | Held:
         """See `Store.claim`."""
         claim = RedisClaim(self, key, fingerprint, lease, ttl)
-        try:
-            held = self._take(claim)
-        except self._errors as error:
-            raise _unavailable(error) from error
+        with self._asking.guarded(), self._asking.in_time():
+            try:
+                held = self._take(claim)
+            except self._errors as error:
+                raise _unavailable(error) from error
         return claim if held is None else self._read(held)
 
     def _take(self, claim: RedisClaim) -> Any:
@@ -108,7 +110,7 @@ class RedisStore:
             raise
         except BaseException:
             # The server may still take the key when it comes to it. What follows on the same connection, in its turn, gives it back.
-            with suppress(*self._failures):
+            with suppress(*self._failures), shield(self._timeout):
                 connection.send_command("EVAL", _END, 1, claim.name, claim.marker, b"", 1, check_health=False)
             connection.disconnect()
             raise
@@ -118,10 +120,11 @@ class RedisStore:
     async def aclaim(self, key: str | None, fingerprint: str, *, lease: float, ttl: float) -> RedisClaim | Held:
         """See `Store.claim`."""
         claim = RedisClaim(self, key, fingerprint, lease, ttl)
-        try:
-            held = await self._atake(claim)
-        except self._errors as error:
-            raise _unavailable(error) from error
+        async with self._asking.aguarded(), self._asking.ain_time():
+            try:
+                held = await self._atake(claim)
+            except self._errors as error:
+                raise _unavailable(error) from error
         return claim if held is None else self._read(held)
 
     async def _atake(self, claim: RedisClaim) -> Any:
@@ -157,13 +160,13 @@ class RedisStore:
         if client is not None:
             await client.aclose()
 
-    def _aclient(self) -> redis.asyncio.Redis:
+    def _aclient(self) -> AsyncRedis:
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
         if client is None:
-            import redis.asyncio
+            from holdfast.clients.redis import async_from_url
 
-            client = self._clients[loop] = redis.asyncio.Redis.from_url(self._url, retry=None, **self._options())
+            client = self._clients[loop] = async_from_url(self._url, dead_after=self._timeout, decode_responses=False)
         return client
 
     def _read(self, held: Any) -> Held:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from holdfast.drivers import clock
 from holdfast.scope import remaining
+from holdfast.servers.idempotency.asking import Asking
 from holdfast.servers.idempotency.finishing import to_the_end
 from holdfast.servers.idempotency.sql_words import Exchange, Words
 from holdfast.servers.idempotency.store import Held, Running
-from holdfast.validation import count
+from holdfast.validation import Seconds, count, positive_seconds
 
 if TYPE_CHECKING:
     import psycopg
@@ -59,20 +60,25 @@ class SQLStore:
             a psycopg connection.
         table: its name; `schema` has the statements that make it.
         create: make the table at first use where it is missing.
+        timeout: seconds that a database may take to answer before the handler runs; one that does not is `StoreUnavailable` (503), and
+            nothing runs. After three times in a row it is not waited for any more, until it is back (see `asking`). A SQLite that
+            is locked is waited for as its driver says.
 
     Raises:
         TypeError: `database` is nothing of that.
-        ValueError: the name of the table is none, or the database is of another kind.
+        ValueError: the name of the table is none, the database is of another kind, or `timeout` is not above 0.
         ImportError: psycopg is missing where it is needed.
     """
 
     transactional = True
 
-    def __init__(self, database: Database, *, table: str = "holdfast_idempotency", create: bool = True) -> None:
+    def __init__(self, database: Database, *, table: str = "holdfast_idempotency", create: bool = True, timeout: Seconds = 5.0) -> None:
         from holdfast.servers.idempotency.sql_sources import sources
 
         dialect, self._source, self._async_source = sources(database)
         self._words = Words(table, dialect)
+        seconds = positive_seconds("SQLStore.timeout", timeout)
+        self._asking = Asking("idempotency-sql", None if dialect == "sqlite" else seconds)
         self._created = not create
         self._purged = clock.now()
 
@@ -95,16 +101,24 @@ class SQLStore:
 
     def claim(self, key: str | None, fingerprint: str, *, lease: float, ttl: float) -> SQLClaim | Held:  # noqa: ARG002  (the transaction is it)
         """See `Store.claim`."""
-        source = self._blocking()
-        if not self._created:
-            self._transact(source, self._words.create())
-            self._created = True
-        session = source.begin()
+        with self._asking.guarded():
+            return self._claim(self._blocking(), key, fingerprint, ttl)
+
+    def _claim(self, source: Source, key: str | None, fingerprint: str, ttl: float) -> SQLClaim | Held:
+        session: Session | None = None
+        end = clock.now() + remaining()
         try:
-            _drive(session, self._words.begin(remaining()))
-            held = None if key is None else _drive(session, self._words.claim(key, fingerprint))
+            with self._asking.in_time():
+                if not self._created:
+                    self._transact(source, self._words.create())
+                    self._created = True
+                session = source.begin()
+                _drive(session, self._words.begin(end - clock.now()))
+                held = None if key is None else _drive(session, self._words.claim(key, fingerprint))
+            session.under_ambient()
         except BaseException as error:
-            session.roll_back()
+            if session is not None:
+                session.roll_back()
             if source.is_locked(error):
                 return Running("", 0.0)
             raise source.translated(error) from error
@@ -147,16 +161,24 @@ class SQLStore:
 
     async def aclaim(self, key: str | None, fingerprint: str, *, lease: float, ttl: float) -> AsyncSQLClaim | Held:  # noqa: ARG002
         """See `Store.claim`."""
-        source = self._awaited()
-        if not self._created:
-            await self._atransact(source, self._words.create())
-            self._created = True
-        session = await source.begin()
+        async with self._asking.aguarded():
+            return await self._aclaim(self._awaited(), key, fingerprint, ttl)
+
+    async def _aclaim(self, source: AsyncSource, key: str | None, fingerprint: str, ttl: float) -> AsyncSQLClaim | Held:
+        session: AsyncSession | None = None
+        end = clock.now() + remaining()
         try:
-            await _adrive(session, self._words.begin(remaining()))
-            held = None if key is None else await _adrive(session, self._words.claim(key, fingerprint))
+            async with self._asking.ain_time():
+                if not self._created:
+                    await self._atransact(source, self._words.create())
+                    self._created = True
+                session = await source.begin()
+                await _adrive(session, self._words.begin(end - clock.now()))
+                held = None if key is None else await _adrive(session, self._words.claim(key, fingerprint))
+            session.under_ambient()
         except BaseException as error:
-            await to_the_end(session.roll_back())
+            if session is not None:
+                await to_the_end(session.roll_back())
             if source.is_locked(error):
                 return Running("", 0.0)
             raise source.translated(error) from error

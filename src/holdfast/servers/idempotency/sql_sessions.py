@@ -21,6 +21,10 @@ class Session(Protocol):
 
     connection: object
 
+    def under_ambient(self) -> None:
+        """What follows is bound by the deadline that surrounds it now."""
+        ...
+
     def execute(self, words: str, values: Values) -> Rows:
         """One statement; the rows that it returns."""
         ...
@@ -38,6 +42,10 @@ class AsyncSession(Protocol):
     """The same for async code."""
 
     connection: object
+
+    def under_ambient(self) -> None:
+        """See `Session`."""
+        ...
 
     async def execute(self, words: str, values: Values) -> Rows:
         """See `Session`."""

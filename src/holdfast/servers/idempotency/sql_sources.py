@@ -32,7 +32,7 @@ def _of_psycopg(database: Any) -> tuple[Source | None, AsyncSource | None]:
         kind = type(database).__qualname__
         raise TypeError(f"SQLStore.database must be an engine, a pool, a URL or a function that connects, got {kind}")
     try:
-        from holdfast.servers.idempotency.over_psycopg import AsyncConnectionSource, ConnectionSource, aclose, close
+        from holdfast.servers.idempotency.over_psycopg import AsyncConnectionSource, ConnectionSource, aclose, close, taking_from
     except ImportError as error:
         raise ImportError("SQLStore over psycopg needs the extra: pip install 'holdfast[postgres]'") from error
     if isinstance(database, str):
@@ -41,7 +41,10 @@ def _of_psycopg(database: Any) -> tuple[Source | None, AsyncSource | None]:
         from holdfast.clients.postgres import aconnect, connect
 
         return ConnectionSource(lambda: connect(database), close), AsyncConnectionSource(lambda: aconnect(database), aclose)
-    take: Any = database.getconn if is_pool else database
-    if inspect.iscoroutinefunction(take):
-        return None, AsyncConnectionSource(take, database.putconn if is_pool else aclose)
-    return ConnectionSource(take, database.putconn if is_pool else close), None
+    if is_pool:
+        if inspect.iscoroutinefunction(database.getconn):
+            return None, AsyncConnectionSource(taking_from(database), database.putconn, database)
+        return ConnectionSource(taking_from(database), database.putconn, database), None
+    if inspect.iscoroutinefunction(database):
+        return None, AsyncConnectionSource(database, aclose)
+    return ConnectionSource(database, close), None

@@ -52,9 +52,8 @@ class WsgiIdempotency:
             environ["CONTENT_LENGTH"] = str(len(body))
         try:
             claim = self._store.claim(name, fingerprint, lease=part.lease, ttl=part.ttl)
-        except StoreUnavailable:
-            # To run it unprotected would break the promise that the key was taken for.
-            return _give(refusal(503, "idempotency-store-unavailable", "The request was not run.", after=1.0), start_response)
+        except StoreUnavailable as away:
+            return _give(part.unasked(away), start_response)
         if isinstance(claim, Held):
             return _give(part.instead(claim, fingerprint), start_response)
         return _Run(part, claim, keyed=key is not None).answer(self._app, environ, start_response)
