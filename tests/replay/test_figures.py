@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from holdfast.replay.figures import between, over_time, per_minute, percentiles
+from holdfast.replay.figures import between, changes, over_time, per_minute, percentiles, rate
 from holdfast.replay.load import Sample
 from holdfast.replay.watch import Watch
 
@@ -22,6 +22,19 @@ def test_percentiles_of_nothing_are_an_error():
 def test_time_is_cut_into_stretches_with_gaps_where_nothing_happened():
     assert over_time([(0.1, 1.0), (0.2, 3.0), (0.3, 2.0), (2.5, 7.0)], 1.0, 3.0) == [(0.5, 2.0), (1.5, None), (2.5, 7.0)]
     assert per_minute([0.1, 0.2, 2.5], 1.0, 3.0) == [(0.5, 120.0), (1.5, 0.0), (2.5, 60.0)]
+
+
+def test_a_counter_becomes_a_rate_per_second_or_per_other_counter():
+    counter = [(0.5 * n, 3.0 * n) for n in range(7)]
+    assert rate([*counter]) == [(2.5, 6.0), (3.0, 6.0)]
+    assert rate([*counter], [(at, value / 2) for at, value in counter]) == [(2.5, 2.0), (3.0, 2.0)]
+    assert rate([*counter], [(at, 1.0) for at, _ in counter]) == []
+
+
+def test_states_are_told_by_when_they_began():
+    read = [(0.0, None), (1.0, "closed"), (2.0, "closed"), (3.0, "open"), (9.0, "closed")]
+    assert changes([*read], 5.0) == [(1.0, "closed"), (3.0, "open"), (5.0, "open")]
+    assert changes([(0.0, None)], 5.0) == []
 
 
 def test_samples_are_chosen_by_when_they_were_due():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psycopg
 
-from holdfast.replay.figures import Points, between, over_time, per_minute, percentiles
+from holdfast.replay.figures import Points, between, means, per_minute, per_run, percentiles
 from holdfast.replay.load import Flow, Load, Sample
 from holdfast.replay.parts.gunicorn import Gunicorn
 from holdfast.replay.parts.postgres import PostgresServer, postgres_server
@@ -307,8 +307,10 @@ def _charts(stage: Stage, runs: dict[str, Run]) -> list[Chart]:
     marks = [Mark(at=stage.seconds(STORM_FROM), label="slow personalization", until=end)]
 
     def gauge(name: str) -> list[Series]:
-        readings = {run: [(float(at), float(value or 0)) for at, value in one.watch.series(name)] for run, one in runs.items()}
-        return [Series(name=name, run=run, points=over_time(read, width, end, statistics.mean)) for run, read in readings.items()]
+        return per_run(name, runs, lambda run: means(run.watch.series(name), width, end))
+
+    def served(run: Run) -> Points:
+        return per_minute((one.at + one.latency for one in run.samples if one.flow in _OTHERS and one.good), width, end)
 
     def abandoned(run: Run) -> Points:
         return [
@@ -321,7 +323,7 @@ def _charts(stage: Stage, runs: dict[str, Run]) -> list[Chart]:
             title="Workers that work for clients who have left",
             unit=f"of {WORKERS}",
             kind="line",
-            series=[Series(name="abandoned", run=name, points=abandoned(run)) for name, run in runs.items()],
+            series=per_run("abandoned", runs, abandoned),
             marks=marks,
             note="With holdfast work ends at the SLA, a second before the client's patience.",
         ),
@@ -329,14 +331,7 @@ def _charts(stage: Stage, runs: dict[str, Run]) -> list[Chart]:
             title="Requests per minute of the other users",
             unit="good answers per minute",
             kind="line",
-            series=[
-                Series(
-                    name="others",
-                    run=name,
-                    points=per_minute((one.at + one.latency for one in run.samples if one.flow in _OTHERS and one.good), width, end),
-                )
-                for name, run in runs.items()
-            ],
+            series=per_run("others", runs, served),
             marks=marks,
             note="They need nothing of the slow part.",
         ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from holdfast.replay.figures import Points
+from holdfast.replay.figures import Points, per_run
 from holdfast.replay.incidents.firewall_town import (
     FAULT,
     LOCK_TTL,
@@ -169,46 +169,49 @@ def _said(seconds: float | None) -> str:
 
 
 def _charts(runs: dict[str, Outcome], others: dict[str, Both], schedule: list[tuple[int, float]], retries: int) -> list[Chart]:
+    return [_sent_again(runs["unprotected"], schedule, retries), _delay(runs, others), _under_the_lock(runs)]
+
+
+def _sent_again(run: Outcome, schedule: list[tuple[int, float]], retries: int) -> Chart:
     kernel = kernel_schedule(RETRIES + 1)
     labels = [str(number) for number in range(1, RETRIES + 1)] + ["given up"]
     measured: Points = [(str(number), at) for number, at in schedule]
-    if runs["unprotected"].delay is not None:
-        measured.append(("given up", runs["unprotected"].delay))
-    causes = ["firewall", *others]
+    if run.delay is not None:
+        measured.append(("given up", run.delay))
+    return Chart(
+        title="When the kernel sends the receipt again",
+        unit="s after the first time",
+        kind="bars",
+        series=[
+            Series(name="as ss -ti shows it", run="unprotected", points=measured),
+            Series(name="Linux's rule, 15 times", run="", points=list(zip(labels, kernel, strict=True))),
+            Series(name="the article", run="", points=[("given up", OUTSIDE)]),
+        ],
+        logarithmic=True,
+        note=f"Here it gives up after {retries} times. By Linux's default that takes {kernel[-1]:g} s, as the article's users saw.",
+    )
 
-    def delays(name: str) -> Points:
+
+def _delay(runs: dict[str, Outcome], others: dict[str, Both]) -> Chart:
+    def points(name: str) -> Points:
         found: list[Outcome] = [runs[name], *(getattr(both, name) for both in others.values())]
-        return [(cause, one.delay) for cause, one in zip(causes, found, strict=True)]
+        return [(cause, one.delay) for cause, one in zip(["firewall", *others], found, strict=True)]
 
-    return [
-        Chart(
-            title="When the kernel sends the receipt again",
-            unit="s after the first time",
-            kind="bars",
-            series=[
-                Series(name="as ss -ti shows it", run="unprotected", points=measured),
-                Series(name="Linux's rule, 15 times", run="", points=list(zip(labels, kernel, strict=True))),
-                Series(name="the article", run="", points=[("given up", OUTSIDE)]),
-            ],
-            logarithmic=True,
-            note=f"Here it gives up after {retries} times. By Linux's default that takes {kernel[-1]:g} s, as the article's users saw.",
-        ),
-        Chart(
-            title="Delay of the receipt",
-            unit="s",
-            kind="bars",
-            series=[Series(name="receipt", run=name, points=delays(name)) for name in runs],
-            logarithmic=True,
-            note=f"The other faults last {FAULT:g} s or a little longer, and no receipt can come through one that lasts.",
-        ),
-        Chart(
-            title="Work under the lock",
-            unit="s",
-            kind="bars",
-            series=[
-                Series(name="work", run=name, points=[("inside", min(run.ran, run.allowed)), ("outside", run.outside)])
-                for name, run in runs.items()
-            ],
-            note="What ran outside ran while somebody else might have held the lock.",
-        ),
-    ]
+    return Chart(
+        title="Delay of the receipt",
+        unit="s",
+        kind="bars",
+        series=[Series(name="receipt", run=name, points=points(name)) for name in runs],
+        logarithmic=True,
+        note=f"The other faults last {FAULT:g} s or a little longer, and no receipt can come through one that lasts.",
+    )
+
+
+def _under_the_lock(runs: dict[str, Outcome]) -> Chart:
+    return Chart(
+        title="Work under the lock",
+        unit="s",
+        kind="bars",
+        series=per_run("work", runs, lambda run: [("inside", min(run.ran, run.allowed)), ("outside", run.outside)]),
+        note="What ran outside ran while somebody else might have held the lock.",
+    )

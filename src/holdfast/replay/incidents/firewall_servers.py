@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 from holdfast.replay.parts.namespaces import Namespaces
-from holdfast.replay.parts.process import Process, Unavailable
-from holdfast.replay.parts.rabbitmq import rabbitmq_server
+from holdfast.replay.parts.process import Process, Server, Unavailable
+from holdfast.replay.parts.rabbitmq import RabbitServer, rabbitmq_server
 from holdfast.replay.parts.redis import find_redis
 
 
-class Broker(Protocol):
-    """Who takes the receipts."""
-
-    port: int
-
-    @property
-    def url(self) -> str:
-        """Where it is, with the password."""
-        ...
-
-    def suspend(self) -> None:
-        """SIGSTOP."""
-        ...
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        ...
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        ...
-
-    def restart(self) -> None:
-        """Start it again on the same port with the same data."""
-        ...
-
-
-class Valkey:
+class Valkey(Server):
     """A server on the far side. That is a network of its own, where every port is free.
 
     Args:
@@ -61,23 +33,6 @@ class Valkey:
         settings.write_text("\n".join([*lines, 'save ""', "appendonly yes", "appendfsync always", f"appendfilename {name}.aof", ""]))
         self.process = Process(net.command(net.far, [str(find_redis()), str(settings)]), name=name, folder=folder, ready=self._answers)
 
-    def suspend(self) -> None:
-        """SIGSTOP: it is there and says nothing."""
-        self.process.send(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        self.process.send(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """SIGKILL; what was written is there after `restart`."""
-        self.process.kill()
-
-    def restart(self) -> None:
-        """Start it again, ended first where it runs."""
-        self.process.stop()
-        self.process.start()
-
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(0.5)
@@ -85,6 +40,10 @@ class Valkey:
             connection.sendall(b"PING\r\n")
             return connection.recv(64).startswith(b"+PONG")
         return False
+
+
+# Who takes the receipts.
+Broker: TypeAlias = RabbitServer | Valkey
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from holdfast.replay.figures import Points, over_time, per_minute, percentiles
+from holdfast.replay.figures import Points, over_time, per_minute, per_run, percentiles, rate
 from holdfast.replay.incidents.spikes_runs import ATTEMPTS, OUTAGE, PLANS, STALLED, TIMEOUT, USUAL, WARM, Run, Stretch, run
 from holdfast.replay.load import Sample
 from holdfast.replay.parts.postgres import postgres_server
@@ -236,7 +236,7 @@ def _latency(stage: Stage, runs: Mapping[str, Run]) -> Chart:
         title="Latency among rare stalls",
         unit="ms",
         kind="bars",
-        series=[Series(name="latency", run=name, points=points(one)) for name, one in runs.items()],
+        series=per_run("latency", runs, points),
         logarithmic=True,
         note="The median is the same everywhere; the difference is in the last one of a thousand. An error counts as its latency.",
     )
@@ -252,7 +252,7 @@ def _slowest(stage: Stage, runs: Mapping[str, Run]) -> Chart:
         title="The slowest call of each moment",
         unit="ms",
         kind="line",
-        series=[Series(name="slowest", run=name, points=points(one)) for name, one in runs.items()],
+        series=per_run("slowest", runs, points),
         logarithmic=True,
         note=f"The provider's usual time is {stage.seconds(USUAL) * 1e3:.0f} ms, a stall {stage.seconds(STALLED) * 1e3:.0f} ms.",
     )
@@ -267,7 +267,7 @@ def _failed(stage: Stage, runs: Mapping[str, Run]) -> Chart:
         title="Calls that failed among rare stalls",
         unit="of 1000",
         kind="bars",
-        series=[Series(name="failed", run=name, points=[("calls", 1000 * share(one))]) for name, one in runs.items()],
+        series=per_run("failed", runs, lambda one: [("calls", 1000 * share(one))]),
     )
 
 
@@ -277,7 +277,7 @@ def _made_twice(runs: Mapping[str, Run]) -> Chart:
         title="Orders made twice",
         unit="orders",
         kind="bars",
-        series=[Series(name="made twice", run=name, points=[("orders", one.twice)]) for name, one in stormy.items()],
+        series=per_run("made twice", stormy, lambda one: [("orders", one.twice)]),
         note="Counted in the provider's database after the storm. A timeout says nothing about whether the order was made.",
     )
 
@@ -308,7 +308,7 @@ def _of_metrics(stage: Stage, one: Run) -> list[Chart]:
             title="Attempts per call, from holdfast's metrics",
             unit="attempts",
             kind="line",
-            series=[Series(name="attempts", run="protected", points=_ratio(attempts, calls))],
+            series=[Series(name="attempts", run="protected", points=[*rate(attempts, calls)])],
             note=_phases(stage),
         ),
         Chart(
@@ -327,15 +327,3 @@ def _phases(stage: Stage) -> str:
         said.append(f"{phase.name} from {stage.seconds(begin):g} s")
         begin += phase.length
     return f"{', '.join(said).capitalize()}."
-
-
-def _ratio(above: Points, below: Points) -> Points:
-    """How much the one counter rose for each that the other did, over five readings."""
-    both = [
-        (float(at), float(over), float(under))
-        for (at, over), (_, under) in zip(above, below, strict=False)
-        if isinstance(at, float) and isinstance(over, float) and isinstance(under, float)
-    ]
-    return [
-        (now[0], (now[1] - before[1]) / (now[2] - before[2])) for before, now in zip(both, both[5:], strict=False) if now[2] > before[2]
-    ]

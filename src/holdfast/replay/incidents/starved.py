@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 
 from holdfast.replay.apps.provider import Mood, Provider, Served
-from holdfast.replay.figures import Points, between, over_time, per_minute, percentiles
+from holdfast.replay.figures import Points, between, changes, means, over_time, per_minute, per_run, percentiles, rate
 from holdfast.replay.load import Flow, Load, Sample
 from holdfast.replay.metrics import Metrics
 from holdfast.replay.parts.gunicorn import Gunicorn
@@ -255,7 +255,7 @@ def _of_load(stage: Stage, runs: dict[str, Run], marks: list[Mark]) -> list[Char
         return per_minute((one.at + one.latency for one in run.samples if one.flow == flow and one.good), width, end)
 
     def per_flow(flow: str, who: str, note: str) -> Chart:
-        series = [Series(name=flow, run=name, points=answered(run, flow)) for name, run in runs.items()]
+        series = per_run(flow, runs, lambda run: answered(run, flow))
         title = f"Requests per minute, {who}"
         return Chart(title=title, unit="good answers per minute", kind="line", series=series, marks=marks, note=note)
 
@@ -264,10 +264,7 @@ def _of_load(stage: Stage, runs: dict[str, Run], marks: list[Mark]) -> list[Char
             title="Median response time of the provider",
             unit="ms",
             kind="line",
-            series=[
-                Series(name="provider", run=name, points=over_time(((s.at, s.took * 1e3) for s in run.provider if s.at >= 0), width, end))
-                for name, run in runs.items()
-            ],
+            series=per_run("provider", runs, lambda run: over_time(((s.at, s.took * 1e3) for s in run.provider if s.at >= 0), width, end)),
             marks=marks,
             note="What its caller sees: with holdfast the caller leaves at the attempt timeout.",
         ),
@@ -292,8 +289,7 @@ def _of_gateway(stage: Stage, runs: dict[str, Run], marks: list[Mark]) -> list[C
     end, width = stage.seconds(END), stage.seconds(5.0)
 
     def gauge(name: str) -> list[Series]:
-        readings = {run: [(float(at), float(value or 0)) for at, value in one.watch.series(name)] for run, one in runs.items()}
-        return [Series(name=name, run=run, points=over_time(read, width, end, statistics.mean)) for run, read in readings.items()]
+        return per_run(name, runs, lambda run: means(run.watch.series(name), width, end))
 
     return [
         Chart(
@@ -309,7 +305,7 @@ def _of_gateway(stage: Stage, runs: dict[str, Run], marks: list[Mark]) -> list[C
             title="CPU of the gateway",
             unit="cores",
             kind="line",
-            series=[Series(name="CPU", run=name, points=[*_slope(run.watch.series("cpu"))]) for name, run in runs.items()],
+            series=per_run("CPU", runs, lambda run: [*rate(run.watch.series("cpu"))]),
             marks=marks,
             note="An autoscaler that looks at this sees nothing to do.",
         ),
@@ -323,7 +319,7 @@ def _of_metrics(stage: Stage, run: Run, marks: list[Mark]) -> list[Chart]:
             title="The breaker, from holdfast's metrics",
             unit="",
             kind="band",
-            series=[Series(name="authorization", run="protected", points=_changes(run.watch.series("breaker"), stage.seconds(END)))],
+            series=[Series(name="authorization", run="protected", points=changes(run.watch.series("breaker"), stage.seconds(END)))],
             marks=marks,
             note="The worst state of ten workers, each with a breaker of its own.",
         ),
@@ -332,23 +328,10 @@ def _of_metrics(stage: Stage, run: Run, marks: list[Mark]) -> list[Chart]:
             unit="calls per minute",
             kind="line",
             series=[
-                Series(name=name, run="protected", points=[(at, rate * 60) for at, rate in _slope(run.watch.series(name))])
+                Series(name=name, run="protected", points=[(at, 60 * each) for at, each in rate(run.watch.series(name))])
                 for name in ("succeeded", "failed", "refused")
             ],
             marks=marks,
             note="Most customers are refused at once, by breaker or bulkhead; the few that fail are probes that ran into the timeout.",
         ),
     ]
-
-
-def _slope(points: Points) -> list[tuple[float, float]]:
-    """From a counter to its rate per second, over five readings: the kernel counts CPU in hundredths of a second."""
-    numbers = [(float(at), float(value)) for at, value in points if isinstance(at, float) and isinstance(value, float)]
-    return [(after[0], (after[1] - before[1]) / (after[0] - before[0])) for before, after in zip(numbers, numbers[5:], strict=False)]
-
-
-def _changes(points: Points, end: float) -> Points:
-    """The moments at which a state began, and the last one once more at the end."""
-    known = [point for point in points if point[1] is not None and float(point[0]) < end]
-    changes = [point for before, point in zip([(0.0, None), *known], known, strict=False) if point[1] != before[1]]
-    return [*changes, (end, known[-1][1])] if known else []

@@ -178,6 +178,29 @@ class Process:
         self.stop()
 
 
+class Server:
+    """A server that is one process, which can be silenced, killed and started again."""
+
+    process: Process
+
+    def suspend(self) -> None:
+        """SIGSTOP: its kernel still acknowledges and accepts, and nobody answers."""
+        self.process.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self.process.send(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL: connections are reset, and new ones refused."""
+        self.process.kill()
+
+    def restart(self) -> None:
+        """Start it again on the same port, ended first where it runs."""
+        self.process.stop()
+        self.process.start()
+
+
 def _has_stopped(pid: int) -> bool:
     # The kernel tells a parent when the last thread has; WNOWAIT leaves the end of a process to Popen.
     return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

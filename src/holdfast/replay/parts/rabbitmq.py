@@ -16,14 +16,13 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import which
 
-from holdfast.replay.parts.process import Folder, Process, Unavailable, accepts, free_port
+from holdfast.replay.parts.process import Folder, Process, Server, Unavailable, accepts, free_port
 
 _SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 _CONTROL = Path("/usr/lib/rabbitmq/bin/rabbitmqctl")
@@ -46,7 +45,7 @@ _SETTINGS = {
 }
 
 
-class RabbitServer:
+class RabbitServer(Server):
     """One broker, made by `rabbitmq_server`.
 
     Args:
@@ -106,18 +105,6 @@ class RabbitServer:
         """End it in order, then its port mapper. Ending it again does nothing."""
         self.process.stop(grace=15.0)
         self._mapper.stop()
-
-    def suspend(self) -> None:
-        """SIGSTOP: it is there and says nothing."""
-        self.process.send(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        self.process.send(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """SIGKILL: connections are reset, and new ones refused."""
-        self.process.kill()
 
     def restart(self) -> None:
         """Start it again on the same port with the same data, ended first where it runs."""

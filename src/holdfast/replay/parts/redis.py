@@ -16,16 +16,15 @@ import contextlib
 import importlib
 import os
 import shutil
-import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
-from holdfast.replay.parts.process import Folder, Process, Unavailable, free_port
+from holdfast.replay.parts.process import Folder, Process, Server, Unavailable, free_port
 
 
-class RedisServer:
+class RedisServer(Server):
     """One server, made by `redis_server`.
 
     Args:
@@ -46,23 +45,6 @@ class RedisServer:
     def url_of(self, user: str, password: str) -> str:
         """The URL for a user of its access list."""
         return self.url.replace("://", f"://{user}:{password}@")
-
-    def suspend(self) -> None:
-        """SIGSTOP: it is there and says nothing."""
-        self.process.send(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """SIGCONT."""
-        self.process.send(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """SIGKILL: connections are reset, and new ones refused."""
-        self.process.kill()
-
-    def restart(self) -> None:
-        """Start it again on the same port, after ending it if it runs."""
-        self.process.stop()
-        self.process.start()
 
 
 @contextlib.contextmanager
