@@ -1,11 +1,16 @@
-"""How long something took, on a machine that others use as well."""
+"""How long something took, and what comes of it in the end, on a machine that others use as well."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+from holdfast import DeadlineExceeded
+
+T = TypeVar("T")
 
 
 class Stopwatch:
@@ -52,3 +57,11 @@ def _tasks(process: str, *, with_children: bool) -> Iterator[Path]:
             if with_children:
                 for child in (task / "children").read_text().split():
                     yield from _tasks(child, with_children=True)
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """What this gives. Where a deadline passed that is short for the sake of another request, it is asked again."""
+    for _ in range(20):
+        with suppress(DeadlineExceeded):
+            return ask()
+    return ask()

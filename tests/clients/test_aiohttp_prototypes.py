@@ -269,7 +269,7 @@ def test_the_deadline_cuts_a_copy_and_its_connection_is_not_used_again():
     async def main():
         async with Server(GOOD) as server:
             with FaultProxy(to=server.address) as proxy:
-                async with ClientSession(policy=Policy("p", deadline=0.1)) as session:
+                async with ClientSession(policy=Policy("p", deadline=0.4)) as session:
                     url = f"http://127.0.0.1:{proxy.port}/"
                     assert await outcome(session, url) == 200
                     proxy.set(Silence())

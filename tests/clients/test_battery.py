@@ -12,7 +12,6 @@ import http.client
 import importlib
 import ssl
 import threading
-import time
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +41,7 @@ from holdfast.testing.faults import (
     stalled_dns,
 )
 from servers import Answer, certificate, client_context, open_fds, serving, soon
+from stopwatch import Stopwatch
 
 pytestmark = pytest.mark.realtime
 
@@ -329,7 +329,7 @@ def _run_sync(cell: Cell, url: str) -> Outcome:
     bare = cell.client.startswith("bare")
     answer: object
     with CLIENTS[cell.client](None if bare else policy) as get:
-        began = time.monotonic()
+        watch = Stopwatch()
         try:
             if not bare:
                 answer = get(url)
@@ -340,7 +340,7 @@ def _run_sync(cell: Cell, url: str) -> Outcome:
                 answer = policy.call(get, url)
         except Exception as error:
             answer = error.with_traceback(None)
-        return Outcome(cell, time.monotonic() - began, answer)
+        return Outcome(cell, watch.took, answer)
 
 
 async def _run_async(cell: Cell, url: str, places: asyncio.Semaphore) -> Outcome:
@@ -348,7 +348,7 @@ async def _run_async(cell: Cell, url: str, places: asyncio.Semaphore) -> Outcome
     bare = cell.client.startswith("bare")
     answer: object
     async with places, CLIENTS[cell.client](None if bare else policy) as get:
-        began = time.monotonic()
+        watch = Stopwatch()
         try:
             if not bare:
                 answer = await get(url)
@@ -359,7 +359,7 @@ async def _run_async(cell: Cell, url: str, places: asyncio.Semaphore) -> Outcome
                 answer = await policy.acall(get, url)
         except Exception as error:
             answer = error.with_traceback(None)
-        return Outcome(cell, time.monotonic() - began, answer)
+        return Outcome(cell, watch.took, answer)
 
 
 def _all_sync(cells: list[Cell], urls: dict[str, str]) -> list[Outcome]:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,16 +27,17 @@ def hedged(executor: ThreadPoolExecutor | None, **parts: Any) -> Policy:
     return Policy("billing", deadline=5.0, hedge=Hedge(after=0.05, executor=executor), breaker=Breaker(), bulkhead=Bulkhead(2), **parts)
 
 
-def slow_first(pause: float = 0.3) -> Callable[[Request], Answer]:
-    """Whoever comes first waits before its headers."""
+class SlowFirst:
+    """The first attempt waits before its headers until it may go on."""
 
-    def answer(request: Request) -> Answer:
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def __call__(self, request: Request) -> Answer:
         number = request.headers["x-request-attempt"]
         if number == "1":
-            time.sleep(pause)
+            self.go_on.wait(10.0)
         return Answer(200, BIG, {"X-Answers": number})
-
-    return answer
 
 
 def _httpx(policy: Policy, url: str, streamed: bool) -> tuple[str, bytes]:
@@ -81,12 +81,15 @@ async def _aiohttp(policy: Policy, url: str, _streamed: bool) -> tuple[str, byte
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("ask", [_httpx, _requests, _urllib3, _async_httpx, _aiohttp])
 def test_each_rival_is_a_request_of_its_own_and_the_slower_one_gives_everything_back(ask: Any, streamed: bool) -> None:
-    with serving(slow_first()) as server, ThreadPoolExecutor(4) as executor:
+    slow_first = SlowFirst()
+    with serving(slow_first) as server, ThreadPoolExecutor(4) as executor:
         policy = hedged(executor)
         for turn in (1, 2):
+            slow_first.go_on.clear()
             answer = ask(policy, server.url, streamed)
             number, body = asyncio.run(answer) if asyncio.iscoroutine(answer) else answer
             assert (number, body) == ("2", BIG)
+            slow_first.go_on.set()
             assert soon(lambda: _running(policy) == 0, 2.0)
             assert _sent(server) == [("1", b"body"), ("2", b"body")] * turn
         assert len(set(server.sent("X-Request-Id"))) == 2
@@ -107,16 +110,22 @@ def _sent(server: Server) -> list[tuple[str, bytes]]:
 
 @pytest.mark.parametrize("ask", [_httpx, _requests, _urllib3])
 def test_an_answer_that_comes_too_late_is_closed_though_it_was_to_be_streamed(ask: Any) -> None:
-    with serving(slow_first(0.2)) as server, ThreadPoolExecutor(4) as executor:
+    slow_first = SlowFirst()
+    with serving(slow_first) as server, ThreadPoolExecutor(4) as executor:
         policy = hedged(executor)
         assert ask(policy, server.url, True) == ("2", BIG)
+        slow_first.go_on.set()
         assert soon(lambda: len(server.requests) == 2 and _running(policy) == 0, 2.0)
 
 
 def test_a_body_that_is_read_from_a_file_is_not_hedged() -> None:
     import io
 
-    with serving(slow_first(0.2)) as server, ThreadPoolExecutor(4) as executor:
+    def slow(request: Request) -> Answer:
+        time.sleep(0.2)
+        return Answer(200, BIG, {"X-Answers": request.headers["x-request-attempt"]})
+
+    with serving(slow) as server, ThreadPoolExecutor(4) as executor:
         policy = hedged(executor)
         with holdfast.clients.requests.Session(policy=policy) as session:
             assert session.put(server.url, data=io.BytesIO(b"body")).headers["X-Answers"] == "1"

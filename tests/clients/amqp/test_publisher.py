@@ -20,6 +20,7 @@ from holdfast import Backoff, Breaker, Bulkhead, Policy, Retry
 from holdfast.clients.amqp import AsyncPublisher, Blocked, Disconnected, Nacked, Publisher, TooLarge, Unroutable
 from holdfast.replay.parts.rabbitmq import RabbitServer
 from holdfast.testing.faults import FaultProxy, Reset, Silence
+from stopwatch import Stopwatch
 
 # As the broker of these tests has it, see conftest.py.
 MAX_MESSAGE = 4_000_000
@@ -146,13 +147,13 @@ def test_many_threads_and_tasks_share_one_connection(broker: RabbitServer, queue
 def test_mandatory_without_a_queue_is_unroutable_and_the_breaker_does_not_mind(broker: RabbitServer, make: Make) -> None:
     policy = quick(breaker=Breaker(min_calls=1, consecutive=1))
     publisher = make(broker.url, policy=policy)
-    began = time.monotonic()
+    watch = Stopwatch()
     with pytest.raises(Unroutable, match="NO_ROUTE") as caught:
         publisher.publish(b"x", "no-such-queue", message_id="lost")
     assert caught.value.message_id == "lost"
     with pytest.raises(Unroutable, match="NOT_FOUND"):
         publisher.publish(b"x", "key", "no-such-exchange")
-    assert time.monotonic() - began < 1, "it is not tried again"
+    assert watch.took < 1, "it is not tried again"
     assert policy.breaker.state == "closed"
     publisher.publish(b"x", "no-such-queue", mandatory=False)
 
@@ -160,10 +161,10 @@ def test_mandatory_without_a_queue_is_unroutable_and_the_breaker_does_not_mind(b
 def test_a_message_larger_than_the_broker_allows_is_not_tried_again(broker: RabbitServer, make: Make, queue: Queue) -> None:
     policy = quick(breaker=Breaker(min_calls=1, consecutive=1))
     publisher = make(broker.url, policy=policy)
-    began = time.monotonic()
+    watch = Stopwatch()
     with pytest.raises(TooLarge, match="larger than"):
         publisher.publish(b"x" * (MAX_MESSAGE + 1), queue.name)
-    assert time.monotonic() - began < 1
+    assert watch.took < 1
     assert policy.breaker.state == "closed"
     assert len(publisher.many(5, queue.name)) == 5
     publisher.close()
@@ -221,10 +222,10 @@ def test_a_stopped_broker_ends_at_the_deadline_and_goes_on_when_it_does(broker: 
     publisher = make(broker.url, policy=quick(deadline=2.0))
     publisher.publish(b"before", queue.name)
     broker.suspend()
-    began = time.monotonic()
+    watch = Stopwatch()
     with pytest.raises(holdfast.DeadlineExceeded):
         publisher.publish(b"during", queue.name, message_id="during")
-    assert time.monotonic() - began < 2.3
+    assert watch.took < 2.3
     broker.resume()
     publisher.publish(b"during", queue.name, message_id="during")
     assert {body for body, _ in queue.take()} == {b"before", b"during"}
@@ -237,9 +238,9 @@ def test_a_flow_that_died_silently_is_left_and_the_message_goes_out_under_its_id
         publisher.publish(b"warm", queue.name)
         proxy.set(Silence())
         threading.Timer(0.5, proxy.clear).start()  # for new connections; what the old one holds comes as well, later
-        began = time.monotonic()
+        watch = Stopwatch()
         publisher.publish(b"x", queue.name, message_id="receipt")
-        assert time.monotonic() - began < 3
+        assert watch.took < 3
         publisher.close()
     assert {properties.message_id for body, properties in queue.take() if body == b"x"} == {"receipt"}
 
@@ -267,21 +268,27 @@ def test_a_broker_that_takes_nothing_is_blocked_in_time_and_then_at_once(broker:
     publisher.publish(b"1", queue.name)
     broker.block()
     try:
-        began = time.monotonic()
+        watch = Stopwatch()
         with pytest.raises(Blocked, match="low on memory") as caught:
             publisher.publish(b"2", queue.name)
-        assert time.monotonic() - began < 1.5
+        assert watch.took < 1.5
         assert caught.value.sent
         time.sleep(0.6)
-        began = time.monotonic()
+        watch = Stopwatch()
         with pytest.raises(Blocked) as caught:
             publisher.publish(b"3", queue.name)
-        assert time.monotonic() - began < 0.2
+        assert watch.took < 0.2
         assert not caught.value.sent
     finally:
         broker.unblock()
-    time.sleep(0.3)
-    publisher.publish(b"4", queue.name)
+    end = time.monotonic() + 5
+    while True:
+        try:
+            publisher.publish(b"4", queue.name)
+            break
+        except Blocked:  # it has not said yet that it goes on
+            assert time.monotonic() < end
+            time.sleep(0.02)
 
 
 @pytest.mark.realtime
@@ -309,10 +316,10 @@ def test_a_caller_with_a_short_deadline_does_not_wait_for_one_that_connects_slow
     slow = threading.Thread(target=publish_slowly)
     slow.start()
     time.sleep(0.2)
-    began = time.monotonic()
+    watch = Stopwatch()
     with pytest.raises(holdfast.DeadlineExceeded), holdfast.deadline(0.3):
         publisher.publish(b"x", "q")
-    assert time.monotonic() - began < 0.6
+    assert watch.took < 0.6
     broker.resume()
     slow.join()
     assert isinstance(ends[0], Unroutable), "it had the time to wait until the broker went on"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import pickle
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from holdfast.clients import redis as redis_behind
 from holdfast.clients.redis.commands import command_of, is_repeatable
 from holdfast.replay.parts.redis import RedisServer, redis_server
 from holdfast.testing.faults import Cut, FaultProxy, Silence
+from stopwatch import Stopwatch
 
 pytestmark = pytest.mark.realtime
 
@@ -65,10 +65,10 @@ def test_a_stopped_server_is_left_at_the_deadline_and_noticed_without_one(client
         server.suspend()
         try:
             for limit, kind, bar in ((0.5, DeadlineExceeded, 0.5 + LATE), (30.0, redis_py.RedisError, DEAD + 1.0)):
-                began = time.monotonic()
+                watch = Stopwatch()
                 with pytest.raises(kind), holdfast.deadline(limit):
                     ask(*command)
-                assert time.monotonic() - began < bar
+                assert watch.took < bar
         finally:
             server.resume()
         assert ask("PING")
@@ -80,18 +80,18 @@ def test_a_silent_network_is_left_at_the_deadline_and_noticed_without_one(client
             for limit, bar in ((0.5, 0.5 + LATE), (30.0, DEAD + 1.0)):
                 ask("PING")
                 proxy.set(Silence())
-                began = time.monotonic()
+                watch = Stopwatch()
                 with pytest.raises(redis_py.RedisError if limit > 1 else DeadlineExceeded), holdfast.deadline(limit):
                     ask("GET", "a")
-                assert time.monotonic() - began < bar
+                assert watch.took < bar
                 proxy.clear()
 
 
 def test_a_blocking_command_may_wait_longer_than_a_vanished_server(client, server):
     with client(server.url, dead_after=0.4) as ask:
-        began = time.monotonic()
+        watch = Stopwatch()
         assert ask("BLPOP", "nothing", 1.2) is None
-        assert time.monotonic() - began >= 1.2
+        assert watch.elapsed >= 1.2
 
 
 def test_a_read_is_done_again_when_the_server_is_back_and_a_count_is_not(client, server):
@@ -147,12 +147,12 @@ def test_no_answer_is_ever_that_of_another_command(client, server):
         for number in range(150):
             proxy.set(Silence(after=number % 40)) if number % 5 == 2 else proxy.clear()
             try:
-                with holdfast.deadline(0.04):
+                with holdfast.deadline(0.04 if number % 5 == 2 else 5.0):
                     assert int(ask("ECHO", str(number))) == number
                     answered += 1
             except (DeadlineExceeded, redis_py.RedisError):
                 pass
-        assert answered > 50
+        assert answered >= 120
 
 
 def test_a_pipeline_is_one_attempt_and_ends_at_the_deadline(server):
@@ -161,10 +161,10 @@ def test_a_pipeline_is_one_attempt_and_ends_at_the_deadline(server):
             assert pipe.set("a", 1).get("a").execute() == [True, b"1"]
         server.suspend()
         try:
-            began = time.monotonic()
+            watch = Stopwatch()
             with pytest.raises(DeadlineExceeded), holdfast.deadline(0.5), client.pipeline() as pipe:
                 pipe.set("a", 1).execute()
-            assert time.monotonic() - began < 0.5 + LATE
+            assert watch.took < 0.5 + LATE
         finally:
             server.resume()
 
@@ -177,15 +177,15 @@ def test_watching_keys_and_subscribing_end_at_the_deadline_too(server):
         subscription.get_message(timeout=1.0)
         server.suspend()
         try:
-            began = time.monotonic()
+            watch = Stopwatch()
             with pytest.raises(DeadlineExceeded), client.pipeline() as pipe:
                 pipe.watch("a")
-            assert time.monotonic() - began < 0.3 + LATE
+            assert watch.took < 0.3 + LATE
             for wait in (lambda: subscription.get_message(timeout=9.0), lambda: client.pubsub().subscribe("more")):
-                began = time.monotonic()
+                watch = Stopwatch()
                 with pytest.raises(DeadlineExceeded), holdfast.deadline(0.3):
                     wait()
-                assert time.monotonic() - began < 0.3 + LATE
+                assert watch.took < 0.3 + LATE
         finally:
             server.resume()
 
@@ -195,11 +195,11 @@ def test_watching_keys_ends_at_the_deadline_in_asyncio(server):
         async with redis_behind.async_from_url(server.url, policy=Policy("carts", deadline=0.3)) as client:
             await client.ping()
             server.suspend()
-            began = time.monotonic()
+            watch = Stopwatch()
             with pytest.raises(DeadlineExceeded):
                 async with client.pipeline() as pipe:
                     await pipe.watch("a")
-            return time.monotonic() - began
+            return watch.took
 
     try:
         assert asyncio.run(main()) < 0.3 + LATE
@@ -213,10 +213,10 @@ def test_a_subscription_waits_and_notices_a_stopped_server(server):
         subscription.get_message(timeout=1.0)
         server.suspend()
         try:
-            began = time.monotonic()
+            watch = Stopwatch()
             with pytest.raises(redis_py.ConnectionError):
                 next(subscription.listen())
-            assert time.monotonic() - began < DEAD + 1.0
+            assert watch.took < DEAD + 1.0
         finally:
             server.resume()
 
