@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 
 from holdfast.clients.redis.aio import AsyncPubSub, guarded
 from holdfast.clients.redis.aio_connections import class_for
-from holdfast.clients.redis.cluster import EVERY, REDIRECTIONS, cluster_options, half, in_order, map_errors, raise_if_over
+from holdfast.clients.redis.cluster_map import EVERY, REDIRECTIONS, cluster_options, half, in_order, map_errors, raise_if_over
 from holdfast.clients.redis.commands import Command, command_of, is_repeatable
 from holdfast.clients.redis.settings import Settings
 from holdfast.clients.redis.turns import afirst_answer

@@ -5,110 +5,66 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import redis.asyncio
 import redis.asyncio.sentinel
 from redis import exceptions
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import MasterNotFoundError, SlaveNotFoundError
-from redis.backoff import NoBackoff
+from redis.asyncio.sentinel import SlaveNotFoundError
 
 from holdfast.clients.redis.aio import AsyncRedis
 from holdfast.clients.redis.aio_connections import AsyncConnection, AsyncTLSConnection
-from holdfast.clients.redis.settings import DEFAULTS, Settings, pool_options
+from holdfast.clients.redis.discovery import Discovery
+from holdfast.clients.redis.settings import DEFAULTS, Settings
 from holdfast.clients.redis.turns import afirst_answer
-from holdfast.policy import Policy
-from holdfast.validation import Seconds
 
 _Base: Any = object  # one of redis-py's managed connections comes behind it
 
 
-class AsyncSentinel(redis.asyncio.sentinel.Sentinel):
-    """redis-py's Sentinel for asyncio, whose clients are behind a policy; arguments and errors are those of `Sentinel`."""
+class AsyncSentinel(Discovery[AsyncRedis], redis.asyncio.sentinel.Sentinel):  # type: ignore[misc]  # its clients are ours
+    """redis-py's Sentinel for asyncio, whose clients are behind a policy; see `Discovery` for the arguments."""
 
-    def __init__(
-        self,
-        sentinels: Iterable[tuple[str, int]],
-        *,
-        policy: Policy | None = None,
-        dead_after: Seconds = 5.0,
-        repeatable: Collection[str] = (),
-        min_other_sentinels: int = 0,
-        sentinel_kwargs: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> None:
-        self._rules = (policy, dead_after, repeatable)
-        self._dead_after = Settings(*self._rules).dead_after
-        super().__init__([], min_other_sentinels, {}, **options)
-        self.sentinels = [self._to_sentinel(*address, sentinel_kwargs or {}) for address in sentinels]
-        self._client_options({})  # what is wrong with them is said here
+    _library: ClassVar[Any] = redis.asyncio.sentinel
+    _retry = Retry
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
         """See `Sentinel.discover_master`."""
 
-        async def ask(sentinel: Any) -> tuple[str, int]:
-            state = (await sentinel.sentinel_masters()).get(service_name)
-            if not state or not self.check_master_state(state, service_name):
-                raise MasterNotFoundError(f"no master found for {service_name!r}")
-            self._put_first(sentinel)
-            return state["ip"], state["port"]
+        async def ask(sentinel: AsyncRedis) -> tuple[str, int]:
+            return self._master(service_name, sentinel, await sentinel.sentinel_masters())
 
         return await afirst_answer(ask, self.sentinels, self._dead_after)
 
     async def discover_slaves(self, service_name: str) -> list[tuple[str, int]]:
         """See `Sentinel.discover_slaves`."""
 
-        async def ask(sentinel: Any) -> list[tuple[str, int]]:
-            found: list[Any] = [*self.filter_slaves(await sentinel.sentinel_slaves(service_name))]
-            if not found:
-                raise SlaveNotFoundError(f"no replica found for {service_name!r}")
-            self._put_first(sentinel)
-            return found
+        async def ask(sentinel: AsyncRedis) -> list[tuple[str, int]]:
+            return self._replicas(service_name, sentinel, await sentinel.sentinel_slaves(service_name))
 
         try:
             return await afirst_answer(ask, self.sentinels, self._dead_after)
         except (SlaveNotFoundError, exceptions.ResponseError):
             return []
 
-    def master_for(self, service_name: str, **options: Any) -> AsyncRedis:  # type: ignore[override]  # the classes are ours
-        """A client of whichever server is the master. `options` are those of its connections."""
-        return self._made(service_name, options, is_master=True)
-
-    def slave_for(self, service_name: str, **options: Any) -> AsyncRedis:  # type: ignore[override]  # see there
-        """A client of the replicas, in turn, and of the master where there is none."""
-        return self._made(service_name, options, is_master=False)
-
-    def replica_for(self, service_name: str, **options: Any) -> AsyncRedis:  # type: ignore[override]  # see there
-        """The same as `slave_for`."""
-        return self.slave_for(service_name, **options)
-
     def _made(self, service_name: str, options: dict[str, Any], *, is_master: bool) -> AsyncRedis:
-        every = self._client_options(options)
-        kind = AsyncManagedTLSConnection if every.pop("ssl", False) else AsyncManagedConnection
-        pool: Any = _Pool(service_name, self, connection_class=kind, is_master=is_master, **every)
+        kind = AsyncManagedTLSConnection if options.pop("ssl", False) else AsyncManagedConnection
+        pool: Any = _Pool(service_name, self, connection_class=kind, is_master=is_master, **options)
         made = AsyncRedis(connection_pool=pool)
         made.auto_close_connection_pool = True
         made.settings = Settings(*self._rules, in_doubt=pool.close_idle)
         return made
 
-    def _client_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        given = {**self.connection_kwargs, **options}
-        return {**pool_options({}, given, self._dead_after, Retry(NoBackoff(), 0)), "dead_after": self._dead_after}
-
     def _to_sentinel(self, host: str, port: int, options: Mapping[str, Any]) -> AsyncRedis:
-        every = pool_options({"host": host, "port": port}, options, self._dead_after, Retry(NoBackoff(), 0))
+        every = self._bounded({"host": host, "port": port}, options)
         kind: Any = AsyncTLSConnection if every.pop("ssl", False) else AsyncConnection
-        pool: Any = redis.asyncio.ConnectionPool(connection_class=kind, dead_after=self._dead_after, **every)
+        pool: Any = redis.asyncio.ConnectionPool(connection_class=kind, **every)
         made = AsyncRedis(connection_pool=pool)
         made.auto_close_connection_pool = True
         made.settings = DEFAULTS
         return made
-
-    def _put_first(self, sentinel: Any) -> None:
-        self.sentinels = [sentinel, *(each for each in self.sentinels if each is not sentinel)]
 
 
 class _Pool(redis.asyncio.sentinel.SentinelConnectionPool):

@@ -12,122 +12,65 @@ does not answer, its idle connections are closed: whoever connects anew asks the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 import redis.sentinel
 from redis import exceptions
-from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError, SlaveNotFoundError
+from redis.sentinel import SlaveNotFoundError
 
 from holdfast.clients.redis.client import Redis
 from holdfast.clients.redis.connections import Connection, TLSConnection
-from holdfast.clients.redis.settings import DEFAULTS, Settings, pool_options
+from holdfast.clients.redis.discovery import Discovery
+from holdfast.clients.redis.settings import DEFAULTS, Settings
 from holdfast.clients.redis.turns import first_answer
-from holdfast.policy import Policy
-from holdfast.validation import Seconds
 
 _Base: Any = object  # one of redis-py's managed connections comes behind it
 
 
-class Sentinel(redis.sentinel.Sentinel):
-    """redis-py's Sentinel, whose clients are behind a policy.
+class Sentinel(Discovery[Redis], redis.sentinel.Sentinel):  # type: ignore[misc]  # its clients are ours
+    """redis-py's Sentinel, whose clients are behind a policy; see `Discovery` for the arguments."""
 
-    Args:
-        sentinels: host and port of each.
-        policy: what guards every command of the clients; None for deadlines only.
-        dead_after: seconds, > 0, after which a vanished server is noticed; see `from_url`.
-        repeatable: names of commands that may be done again although they may have run.
-        min_other_sentinels: how many others a Sentinel must know so that its word counts.
-        sentinel_kwargs: options of the connections to the Sentinels, such as their password.
-        options: of the connections to the servers, as for `redis.Redis`.
-
-    Raises:
-        ValueError, TypeError: an argument is out of its range, or not of its kind.
-    """
-
-    def __init__(
-        self,
-        sentinels: Iterable[tuple[str, int]],
-        *,
-        policy: Policy | None = None,
-        dead_after: Seconds = 5.0,
-        repeatable: Collection[str] = (),
-        min_other_sentinels: int = 0,
-        sentinel_kwargs: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> None:
-        self._rules = (policy, dead_after, repeatable)
-        self._dead_after = Settings(*self._rules).dead_after
-        super().__init__([], min_other_sentinels, {}, **options)
-        self.sentinels = [self._to_sentinel(*address, sentinel_kwargs or {}) for address in sentinels]
-        self._client_options({})  # what is wrong with them is said here
+    _library: ClassVar[Any] = redis.sentinel
+    _retry = Retry
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
         """See redis-py; raises MasterNotFoundError, a `redis.ConnectionError`, where no Sentinel knows it."""
 
-        def ask(sentinel: Any) -> tuple[str, int]:
-            state = sentinel.sentinel_masters().get(service_name)
-            if not state or not self.check_master_state(state, service_name):
-                raise MasterNotFoundError(f"no master found for {service_name!r}")
-            self._put_first(sentinel)
-            return state["ip"], state["port"]
+        def ask(sentinel: Redis) -> tuple[str, int]:
+            return self._master(service_name, sentinel, sentinel.sentinel_masters())
 
         return first_answer(ask, self.sentinels, self._dead_after)
 
     def discover_slaves(self, service_name: str) -> list[tuple[str, int]]:
         """See redis-py; none where no Sentinel knows one."""
 
-        def ask(sentinel: Any) -> list[tuple[str, int]]:
-            found: list[tuple[str, int]] = self.filter_slaves(sentinel.sentinel_slaves(service_name))
-            if not found:
-                raise SlaveNotFoundError(f"no replica found for {service_name!r}")
-            self._put_first(sentinel)
-            return found
+        def ask(sentinel: Redis) -> list[tuple[str, int]]:
+            return self._replicas(service_name, sentinel, sentinel.sentinel_slaves(service_name))
 
         try:
             return first_answer(ask, self.sentinels, self._dead_after)
         except (SlaveNotFoundError, exceptions.ResponseError):
             return []
 
-    def master_for(self, service_name: str, **options: Any) -> Redis:  # type: ignore[override]  # the classes are ours
-        """A client of whichever server is the master. `options` are those of its connections."""
-        return self._made(service_name, options, is_master=True)
-
-    def slave_for(self, service_name: str, **options: Any) -> Redis:  # type: ignore[override]  # see there
-        """A client of the replicas, in turn, and of the master where there is none."""
-        return self._made(service_name, options, is_master=False)
-
-    def replica_for(self, service_name: str, **options: Any) -> Redis:  # type: ignore[override]  # see there
-        """The same as `slave_for`."""
-        return self.slave_for(service_name, **options)
-
     def _made(self, service_name: str, options: dict[str, Any], *, is_master: bool) -> Redis:
-        every = self._client_options(options)
-        kind = ManagedTLSConnection if every.pop("ssl", False) else ManagedConnection
-        pool = redis.sentinel.SentinelConnectionPool(service_name, self, connection_class=kind, is_master=is_master, **every)
+        kind = ManagedTLSConnection if options.pop("ssl", False) else ManagedConnection
+        pool = redis.sentinel.SentinelConnectionPool(service_name, self, connection_class=kind, is_master=is_master, **options)
         made = Redis(connection_pool=pool)
         made.auto_close_connection_pool = True
         made.settings = Settings(*self._rules, in_doubt=lambda: pool.disconnect(inuse_connections=False))
         return made
 
-    def _client_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        given = {**self.connection_kwargs, **options}
-        return {**pool_options({}, given, self._dead_after, Retry(NoBackoff(), 0)), "dead_after": self._dead_after}
-
     def _to_sentinel(self, host: str, port: int, options: Mapping[str, Any]) -> Redis:
-        every = pool_options({"host": host, "port": port}, options, self._dead_after, Retry(NoBackoff(), 0))
+        every = self._bounded({"host": host, "port": port}, options)
         kind = TLSConnection if every.pop("ssl", False) else Connection
-        made = Redis(connection_pool=redis.ConnectionPool(connection_class=kind, dead_after=self._dead_after, **every))
+        made = Redis(connection_pool=redis.ConnectionPool(connection_class=kind, **every))
         made.auto_close_connection_pool = True
         made.settings = DEFAULTS
         return made
-
-    def _put_first(self, sentinel: Any) -> None:
-        self.sentinels = [sentinel, *(each for each in self.sentinels if each is not sentinel)]
 
 
 class _Managed(_Base):  # type: ignore[misc]  # see there
