@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from holdfast.servers import draining
+from holdfast.servers import draining, supervised
 from holdfast.servers.loops import in_thread, on_asyncio
 
 if TYPE_CHECKING:
@@ -39,12 +39,14 @@ class _Lifespan:
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         first: list[Message] = [await receive()]
+        supervised.end_with_supervisor()
         try:
             await in_thread(self._readiness.warm)
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": f"a warm-up failed: {type(error).__name__}"})
             raise
-        self._undo = self._drain_at_sigterm() if on_asyncio() else None
+        if not supervised.drain_first(self._readiness.drain) and on_asyncio():
+            self._undo = self._drain_at_sigterm()
 
         async def receive_again() -> Message:
             return first.pop() if first else await receive()
