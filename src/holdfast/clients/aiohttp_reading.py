@@ -95,7 +95,7 @@ class _Forgettable:
         if reading is not None and response._connection is not None:
             response._connection = None
             reading.forgotten()
-        super().__del__()  # type: ignore[misc]
+        super().__del__()  # type: ignore[misc]  # a response of aiohttp comes behind it
 
 
 def _make_forgettable(response: aiohttp.ClientResponse, reading: Reading) -> None:

@@ -35,7 +35,7 @@ class Marked:
         if exchange is not None:
             exchange.sent = True
             exchange.transport = conn.transport
-        return super().send(conn)  # type: ignore[misc]
+        return super().send(conn)  # type: ignore[misc]  # a request of aiohttp comes behind it
 
 
 class Written(Exchange):

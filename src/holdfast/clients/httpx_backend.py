@@ -87,8 +87,8 @@ class Stream:
         self._sock = sock
         self._core = core
         if fragile:
-            self.read = _closing(self.read, self.close)  # type: ignore[method-assign]
-            self.write = _closing(self.write, self.close)  # type: ignore[method-assign]
+            self.read = _closing(self.read, self.close)  # type: ignore[method-assign]  # for this one stream
+            self.write = _closing(self.write, self.close)  # type: ignore[method-assign]  # for this one stream
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._receive: Any = receive_tls if type(sock) is net.TLSSocket else receive_plain if not self._is_tls else type(sock).recv
 

@@ -74,8 +74,8 @@ class _QuietJar:
     """Cookies that are looked for where there are some: the library turns each response and request into urllib's first."""
 
     def extract_cookies(self, response: Any) -> None:
-        if "set-cookie" in response.headers or type(self.jar) is not CookieJar:  # type: ignore[attr-defined]
-            super().extract_cookies(response)  # type: ignore[misc]
+        if "set-cookie" in response.headers or type(self.jar) is not CookieJar:  # type: ignore[attr-defined]  # the library's comes behind it
+            super().extract_cookies(response)  # type: ignore[misc]  # see there
 
 
 class _Calls:
@@ -151,6 +151,7 @@ class Calls(_Calls):
 
     def __init__(self, library: Library, policy: Policy | Mapping[str, Policy] | None, transports: Iterable[Any], backend: Backend) -> None:
         super().__init__(library, policy, transports, backend, over(library.httpx.SyncByteStream, Lent))
+        self._rest = over(library.httpx.SyncByteStream, Rest)
         for pool in self._multiplexed:
             separate(pool)
 
@@ -184,6 +185,8 @@ class Calls(_Calls):
             response = self._send(request, exchange, send)
             exchange.failed = is_failure(response.status_code)
             if not streamed and request.extensions.get(_BUFFERED):
+                stream = response.stream
+                response.stream = self._rest([], iter(stream), stream)
                 try:
                     response.read()
                 except BaseException:
@@ -225,7 +228,7 @@ class Calls(_Calls):
                 chunks.append(chunk)
                 size += len(chunk)
                 if size > FAILURE_BODY:
-                    response.stream = over(self._library.httpx.SyncByteStream, Rest)(chunks, body, stream)
+                    response.stream = self._rest(chunks, body, stream)
                     return False
         except BaseException:
             stream.close()
@@ -242,6 +245,7 @@ class AsyncCalls(_Calls):
         self, library: Library, policy: Policy | Mapping[str, Policy] | None, transports: Iterable[Any], backend: AsyncBackend
     ) -> None:
         super().__init__(library, policy, transports, backend, over(library.httpx.AsyncByteStream, AsyncLent))
+        self._rest = over(library.httpx.AsyncByteStream, AsyncRest)
         for pool in self._multiplexed:
             share(pool)
 
@@ -274,6 +278,8 @@ class AsyncCalls(_Calls):
             response = await send(request)
             exchange.failed = is_failure(response.status_code)
             if not streamed and request.extensions.get(_BUFFERED):
+                stream = response.stream
+                response.stream = self._rest([], stream.__aiter__(), stream)
                 try:
                     await response.aread()
                 except BaseException:
@@ -300,7 +306,7 @@ class AsyncCalls(_Calls):
                 chunks.append(chunk)
                 size += len(chunk)
                 if size > FAILURE_BODY:
-                    response.stream = over(self._library.httpx.AsyncByteStream, AsyncRest)(chunks, body, stream)
+                    response.stream = self._rest(chunks, body, stream)
                     return False
         except BaseException:
             await stream.aclose()

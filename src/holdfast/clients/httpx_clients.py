@@ -31,13 +31,7 @@ class _AsyncClosing(Protocol):
 
 
 class Transport(Generic[Inner, Request, Response]):
-    """A transport whose requests pass a policy.
-
-    Args:
-        policy: one for all hosts, or a mapping of host to policy with "*" for the others; None for timeouts only.
-        transport: what sends; None makes the library's `HTTPTransport`.
-        options: for that one.
-    """
+    """A transport whose requests pass a policy; the library's own where none is given."""
 
     _library: ClassVar[Library]
 
@@ -58,7 +52,7 @@ class Transport(Generic[Inner, Request, Response]):
 
 
 class AsyncTransport(Generic[AsyncInner, Request, Response]):
-    """The same for async clients. The arguments are those of `Transport`, with an async transport."""
+    """`Transport` for async clients."""
 
     _library: ClassVar[Library]
 
@@ -97,12 +91,7 @@ class _AnyClient(Generic[Url, Request]):
 
 
 class Client(_AnyClient[Url, Request], Generic[Url, Request, Response]):
-    """A client behind a policy. A response that is not streamed is read within its attempt, so failures in its body are retried too.
-
-    Args:
-        policy: one for all hosts, or a mapping of host to policy with "*" for the others; None for timeouts only.
-        options: those of the library's client; where no `timeout` is given it is 5 s to connect and 10 s for each read.
-    """
+    """A client behind a policy: the library's, whose requests are made by the policy of their host."""
 
     def __init__(self, *, policy: Policy | Mapping[str, Policy] | None = None, **options: Any) -> None:
         library = self._library

@@ -137,7 +137,7 @@ class _Guarded(PlainPool):
 
     policies = Policies(None)
 
-    def urlopen(  # type: ignore[override]
+    def urlopen(  # type: ignore[override]  # what it does not look at goes on as it came
         self,
         method: str,
         url: str,
@@ -262,7 +262,7 @@ class PoolManager(urllib3.PoolManager):
             known = self._keys[host, port, scheme] = (make_key(dict(context)), context, dict(self.connection_pool_kw))
         return self.connection_from_pool_key(known[0], dict(known[1]))
 
-    def urlopen(  # type: ignore[override]
+    def urlopen(  # type: ignore[override]  # what it does not look at goes on as it came
         self, method: str, url: str, redirect: bool = True, **options: Any
     ) -> urllib3.BaseHTTPResponse:
         """See urllib3. The policy's deadline is for all of it: redirects, attempts and the body."""

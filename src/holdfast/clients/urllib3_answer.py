@@ -10,7 +10,6 @@ import http.client
 import io
 import re
 import socket
-import sys
 from typing import Any, cast
 
 from holdfast import net
@@ -24,6 +23,9 @@ _END = (b"\r\n", b"\n", b"")
 # As in http.client: bytes in a line, lines in a header.
 _LINE = 65536
 _LINES = 100
+
+# What is read of a body at once.
+_PIECE = 1024 * 1024
 
 _receive_into = socket.socket.recv_into
 
@@ -49,7 +51,7 @@ class Wire(socket.SocketIO):
         return self._read(b)
 
     def _read(self, b: Any) -> int | None:
-        sock: Any = self._sock  # type: ignore[attr-defined]
+        sock: Any = self._sock  # type: ignore[attr-defined]  # private to http.client
         # A connection has one response at a time, so its timeout is nobody else's business.
         read = alone(sock, self.timeout, _receive_into, b) if type(sock) is net.Socket else super().readinto(b)
         if read == 0:
@@ -64,7 +66,7 @@ class Answer(http.client.HTTPResponse):
 
     def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
-        self.wire = self.fp.raw  # type: ignore[assignment]
+        self.wire = self.fp.raw  # type: ignore[assignment]  # whatever `makefile` gave it
         self.wire.__class__ = Wire  # what `makefile` makes has no hook
         self.wire.timeout = sock.gettimeout()
 
@@ -80,7 +82,7 @@ class Answer(http.client.HTTPResponse):
 
     def _begin(self) -> None:
         while True:
-            version, status, reason = self._read_status()  # type: ignore[attr-defined]
+            version, status, reason = self._read_status()  # type: ignore[attr-defined]  # private to http.client
             headers = self._read_headers()
             # http.client skips 100 only, and takes another interim response (RFC 9110, 15.2) for the answer.
             if status >= http.client.OK or status == http.client.SWITCHING_PROTOCOLS:
@@ -93,13 +95,13 @@ class Answer(http.client.HTTPResponse):
         self.headers = self.msg = headers
         self.chunked = headers.get("transfer-encoding", "").lower() == "chunked"
         self.chunk_left = None
-        self.will_close = self._check_close()  # type: ignore[attr-defined]
+        self.will_close = self._check_close()  # type: ignore[attr-defined]  # private to http.client
         self.length = self._length(status)
         if not self.will_close and not self.chunked and self.length is None:
             self.will_close = True  # the end of the body is the end of the connection
 
     def _length(self, status: int) -> int | None:
-        if status in {http.client.NO_CONTENT, http.client.NOT_MODIFIED} or status < http.client.OK or self._method == "HEAD":  # type: ignore[attr-defined]
+        if status in {http.client.NO_CONTENT, http.client.NOT_MODIFIED} or status < http.client.OK or self._method == "HEAD":  # type: ignore[attr-defined]  # private to http.client
             return 0
         given = self.headers.get("content-length")
         if not given or self.chunked:
@@ -111,9 +113,18 @@ class Answer(http.client.HTTPResponse):
         return length if length >= 0 else None
 
     def _safe_read(self, amt: int) -> bytes:
-        if not 0 <= amt <= sys.maxsize:  # a ValueError would be the caller's fault, and a chunk says this
-            raise http.client.IncompleteRead(b"")
-        return cast("bytes", super()._safe_read(amt))  # type: ignore[misc]
+        # A length is the peer's word: room is made for what comes, and not for what was promised. (In 3.11 http.client makes it at once.)
+        pieces = []
+        while amt > 0:
+            piece = self.fp.read(min(amt, _PIECE))
+            if not piece:
+                break
+            pieces.append(piece)
+            amt -= len(piece)
+        body = b"".join(pieces)
+        if amt:
+            raise http.client.IncompleteRead(body, max(0, amt))
+        return body
 
     def _read_headers(self) -> http.client.HTTPMessage:
         lines: list[bytes] = []

@@ -71,7 +71,7 @@ class HTTPConnection(urllib3.connection.HTTPConnection):
         if len(values) == 1 and header.__class__ is str and values[0].__class__ is str and values[0] != SKIP_HEADER:
             line = f"{header}: {values[0]}"
             if _LINE.fullmatch(line):
-                self._output(line.encode("ascii"))  # type: ignore[attr-defined]
+                self._output(line.encode("ascii"))  # type: ignore[attr-defined]  # private to http.client
                 return
         super().putheader(header, *values)
 
@@ -208,7 +208,7 @@ def lend(response: Any, call: Call, exchange: Exchange, translate: Translate) ->
         return
     answer.wire.limit = call.deadline
     response.__class__ = Lent  # urllib3 makes its responses itself, and has no hook
-    response._lease = _Lease(call, exchange, translate)  # type: ignore[attr-defined]
+    response._lease = _Lease(call, exchange, translate)  # type: ignore[attr-defined]  # it has become a Lent
 
 
 class _Rest:

@@ -65,7 +65,7 @@ def _put(owner: Any, name: str, ours: Any) -> None:
 
 def create_connection(
     address: tuple[str, int],
-    timeout: Any = socket._GLOBAL_DEFAULT_TIMEOUT,  # type: ignore[attr-defined]
+    timeout: Any = socket._GLOBAL_DEFAULT_TIMEOUT,  # type: ignore[attr-defined]  # private, and what socket itself compares with
     source_address: Any = None,
     *,
     all_errors: bool = False,

@@ -68,10 +68,6 @@ class ServerTimer:
         else:
             self._session = seconds
 
-    def ends_soon(self, left: float) -> bool:
-        """Whether the server ends a statement that began with this much left by itself, not much after the deadline."""
-        return self.current <= left + 0.05
-
 
 def margin(left: float) -> float:
     """Seconds before the deadline at which the server is to stop."""

@@ -222,7 +222,7 @@ def fault(town: Town, before: Program, after: Program, name: str, begin: Callabl
     for processor, side in ((before, "before"), (after, "after")):
         warm = f"{side}-{word}-warm"
         processor.order(warm)
-        _wait(lambda order=warm: town.has_come(order), _START, f"the receipt before {name} does not come", processor, town.mailer)  # type: ignore[misc]
+        _wait(lambda order=warm: town.has_come(order), _START, f"the receipt before {name} does not come", processor, town.mailer)  # type: ignore[misc]  # mypy does not infer a lambda with a default
     begin()
     began = time.monotonic()
     orders = {"before": f"before-{word}", "after": f"after-{word}"}
@@ -231,7 +231,7 @@ def fault(town: Town, before: Program, after: Program, name: str, begin: Callabl
     end()
     lasted = time.monotonic() - began
     for order in orders.values():
-        _wait(lambda order=order: town.has_come(order), 3 * SOON + FAULT + town.ttl, f"no receipt after {name}", before, after, town.mailer)  # type: ignore[misc]
+        _wait(lambda order=order: town.has_come(order), 3 * SOON + FAULT + town.ttl, f"no receipt after {name}", before, after, town.mailer)  # type: ignore[misc]  # mypy does not infer a lambda with a default
     time.sleep(0.5)  # a second receipt would come now
     return Both(lasted, town.outcome(before, orders["before"], asked["before"]), town.outcome(after, orders["after"], asked["after"]))
 

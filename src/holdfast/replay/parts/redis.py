@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -77,17 +76,6 @@ def redis_server(
         command = [str(find_redis()), str(file), *(("--sentinel",) if sentinel else ())]
         with Process(command, name="sentinel" if sentinel else "redis", folder=folder, ready=_answers(listening)) as process:
             yield RedisServer(process, listening)
-
-
-@contextlib.contextmanager
-def redis_url() -> Iterator[str]:
-    """The server that the environment names as REDIS_URL, or a private one for the length of the block."""
-    given = os.environ.get("REDIS_URL")
-    if given:
-        yield given
-    else:
-        with redis_server() as server:
-            yield server.url
 
 
 def find_redis() -> Path:

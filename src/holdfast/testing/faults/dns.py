@@ -70,16 +70,16 @@ class stalled_dns:  # noqa: N801  (used like a function, as `holdfast.deadline` 
 
         def getaddrinfo(host: Name, *args: object, **kwargs: object) -> object:
             self._stall(host)
-            return real(host, *args, **kwargs)  # type: ignore[arg-type]
+            return real(host, *args, **kwargs)  # type: ignore[arg-type]  # handed on as it came
 
         self._replaced, self._ours = real, getaddrinfo
-        socket.getaddrinfo = getaddrinfo  # type: ignore[assignment]
+        socket.getaddrinfo = getaddrinfo  # type: ignore[assignment]  # the look-up of this process
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         # Whoever has replaced it since calls ours, which stalls nothing any more; then it must stay where it is.
         if socket.getaddrinfo is self._ours:
-            socket.getaddrinfo = self._replaced  # type: ignore[assignment]
+            socket.getaddrinfo = self._replaced  # type: ignore[assignment]  # likewise
         with self._changed:
             self._over = True
             self._changed.notify_all()
