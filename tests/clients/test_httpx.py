@@ -344,8 +344,8 @@ def test_the_wait_for_a_connection_is_bound_too(drive):
 def test_an_own_timeout_that_comes_first_is_httpx_own(drive):
     """ReadTimeout and ConnectTimeout stay what they are, and the defaults are not endless."""
     with FaultProxy(faults=[Silence()]) as proxy:
+        timeout = httpx.Timeout(5.0, read=0.1)
         with in_time(0.1), pytest.raises(httpx.ReadTimeout) as raised:
-            timeout = httpx.Timeout(5.0, read=0.1)
             drive.run(Policy("billing", deadline=5.0), lambda client: client.get(f"http://127.0.0.1:{proxy.port}", timeout=timeout))
         assert not isinstance(raised.value, holdfast.DeadlineExceeded)
     timeouts = drive.run(None, lambda client: client.client.timeout)

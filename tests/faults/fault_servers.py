@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stopwatch import Stopwatch
+
 
 class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
@@ -90,10 +92,13 @@ def reset_at_once(proxy) -> bool:
         return True
 
 
-def read_times(client: socket.socket, pieces: int) -> list[tuple[bytes, float]]:
-    """The next pieces, each with the seconds since the call."""
-    start = time.monotonic()
-    return [(client.recv(65536), time.monotonic() - start) for _ in range(pieces)]
+def arrivals(client: socket.socket, size: int) -> list[tuple[bytes, float, float]]:
+    """What has come each time that something came, until so many bytes have; with the seconds since the call, elapsed and took."""
+    watch, read, found = Stopwatch(), b"", []
+    while len(read) < size:
+        read += client.recv(65536)
+        found.append((read, watch.elapsed, watch.took))
+    return found
 
 
 def open_fds() -> int:

