@@ -16,19 +16,19 @@ from holdfast.errors import (
     Rejected,
     StoreUnavailable,
 )
-from holdfast.policies.adaptive import AdaptiveLimit
 from holdfast.policies.breaker import Breaker
 from holdfast.policies.budget import Budget
 from holdfast.policies.bulkhead import Bulkhead
-from holdfast.policies.fallback import Fallback
-from holdfast.policies.hedge import Hedge
-from holdfast.policies.ratelimit import RateLimit
 from holdfast.policies.retry import Retry
 from holdfast.policy import Policy, require
 from holdfast.scope import carry, check, deadline, install, remaining, shield, uninstall
 
 if TYPE_CHECKING:
     from holdfast.mutex import lock
+    from holdfast.policies.adaptive import AdaptiveLimit
+    from holdfast.policies.fallback import Fallback
+    from holdfast.policies.hedge import Hedge
+    from holdfast.policies.ratelimit import RateLimit
 
 __version__ = "0.1.0"
 
@@ -66,15 +66,26 @@ __all__ = [
 ]
 
 
+# What few programs need is loaded when it is asked for.
+_LATER = {
+    "AdaptiveLimit": "holdfast.policies.adaptive",
+    "Fallback": "holdfast.policies.fallback",
+    "Hedge": "holdfast.policies.hedge",
+    "RateLimit": "holdfast.policies.ratelimit",
+    "fleet": "holdfast.fleet",
+    "lock": "holdfast.mutex",
+}
+
+
 def __getattr__(name: str) -> object:
-    """What few programs need is loaded when it is asked for."""
-    if name == "fleet":
-        from importlib import import_module
-
-        return import_module("holdfast.fleet")  # which makes it an attribute of the package
-    if name != "lock":
+    if name not in _LATER:
         raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
-    from holdfast.mutex import lock as found
+    from importlib import import_module
 
-    globals()[name] = found
+    module = import_module(_LATER[name])
+    found = globals()[name] = getattr(module, name, module)
     return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

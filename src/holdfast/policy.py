@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from holdfast import events
 from holdfast.drivers import clock
-from holdfast.policies.adaptive import Adaptive, AdaptiveLimit
-from holdfast.policies.breaker import Breaker, Circuit, State
-from holdfast.policies.bulkhead import Bulkhead
-from holdfast.policies.fallback import Fallback
-from holdfast.policies.hedge import Hedge, Patience
-from holdfast.policies.places import Places
-from holdfast.policies.ratelimit import Pacer, RateLimit
-from holdfast.policies.retry import Retry
-from holdfast.validation import Seconds, positive_seconds
+from holdfast.policies.breaker import State
 
 if TYPE_CHECKING:
-    import random
-
     from holdfast.blocks import Attempts, Guard
     from holdfast.plan import Plan
+    from holdfast.policies.adaptive import AdaptiveLimit
+    from holdfast.policies.breaker import Breaker, Circuit
+    from holdfast.policies.bulkhead import Bulkhead
+    from holdfast.policies.fallback import Fallback
+    from holdfast.policies.hedge import Hedge
+    from holdfast.policies.ratelimit import RateLimit
+    from holdfast.policies.retry import Retry
     from holdfast.snapshots import BreakerSnapshot, PolicySnapshot
+    from holdfast.validation import Seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,30 +70,19 @@ class Policy:
         fallback: Fallback | None = None,
         shared: bool = True,
     ) -> None:
-        if not _is_text(name):
-            raise ValueError(f"Policy.name must be a text that is not empty, got {name!r}")
-        _check_part("retry", retry, Retry)
-        _check_part("hedge", hedge, Hedge)
-        _check_part("breaker", breaker, Breaker)
-        _check_part("rate_limit", rate_limit, RateLimit)
-        _check_part("bulkhead", bulkhead, Bulkhead)
-        _check_part("adaptive", adaptive, AdaptiveLimit)
-        _check_part("fallback", fallback, Fallback)
-        if retry is not None and hedge is not None:
-            raise ValueError("Policy takes retry or hedge, not both; to have both, nest policies")
-        if bulkhead is not None and adaptive is not None:
-            raise ValueError("Policy takes bulkhead or adaptive, not both")
-        if not isinstance(shared, bool):
-            raise TypeError(f"Policy.shared must be True or False, got {shared!r}")
         # Loaded with the first policy: who only imports holdfast does not wait for its machinery.
         from holdfast.drivers import threads
+        from holdfast.parts import Parts
         from holdfast.policies.shared import enlist
 
+        parts = Parts(name, deadline, attempt_timeout, retry, hedge, breaker, rate_limit, bulkhead, adaptive, fallback)
+        parts.check()
+        if not isinstance(shared, bool):
+            raise TypeError(f"Policy.shared must be True or False, got {shared!r}")
         self._run: Callable[..., Any] = threads.run
-        single = _build(name, deadline, attempt_timeout, breaker, rate_limit, bulkhead, adaptive)
-        self._single = single
-        self._plan = _surround(single, retry, hedge, fallback)
-        self._parts: tuple[tuple[str, str], ...] = _explain(self._plan, bulkhead or adaptive, rate_limit)
+        self._single = parts.single()
+        self._plan = parts.around(self._single)
+        self._parts = parts.explain(self._single)
         if shared:
             budget = self._plan.budget
             enlist(name, self._plan.circuit, None if budget is None else budget.ledger)
@@ -267,15 +253,6 @@ def _enlist(plan: Plan) -> None:
     _plans[key] = weakref.ref(plan, lambda _: _plans.pop(key, None))
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _check_part(field: str, value: object, kind: type) -> None:
-    if value is not None and not isinstance(value, kind):
-        raise TypeError(f"Policy.{field} must be a {kind.__name__} or None, got {value!r}")
-
-
 def _kind_of(fn: object) -> str:
     """Say "sync" or "async", seen through partials and callable objects."""
     if isinstance(fn, classmethod):
@@ -293,92 +270,3 @@ def _kind_of(fn: object) -> str:
             name = getattr(inner, "__qualname__", repr(inner))
             raise TypeError(f"{name} is a generator: calling it runs nothing yet, so there is nothing to guard; guard what its body calls")
     return "async" if any(inspect.iscoroutinefunction(candidate) for candidate in candidates) else "sync"
-
-
-def _build(
-    name: str,
-    deadline: Seconds | None,
-    attempt_timeout: Seconds | None,
-    breaker: Breaker | None,
-    rate_limit: RateLimit | None,
-    bulkhead: Bulkhead | None,
-    adaptive: AdaptiveLimit | None,
-) -> Plan:
-    """What guards one attempt, with its living parts."""
-    from holdfast.plan import Plan
-
-    rng = _seeded()
-    living = Adaptive(adaptive, name, rng) if adaptive is not None else None
-    places = living.places if living is not None else _places(name, bulkhead) if bulkhead is not None else None
-    limit = bulkhead or adaptive
-    return Plan(
-        name,
-        rng,
-        deadline=None if deadline is None else positive_seconds("Policy.deadline", deadline),
-        attempt_timeout=None if attempt_timeout is None else positive_seconds("Policy.attempt_timeout", attempt_timeout),
-        circuit=Circuit(breaker, name, rng) if breaker is not None else None,
-        pacer=Pacer(rate_limit, name) if rate_limit is not None else None,
-        places=places,
-        adaptive=living,
-        wait=cast("float", limit.wait) if limit is not None else 0.0,
-    )
-
-
-def _places(name: str, bulkhead: Bulkhead) -> Places:
-    if bulkhead.across == "host":
-        from holdfast.drivers.host import HostPlaces
-
-        return HostPlaces(name, bulkhead)
-    return Places(bulkhead.limit, bulkhead.queue)
-
-
-def _surround(single: Plan, retry: Retry | None, hedge: Hedge | None, fallback: Fallback | None) -> Plan:
-    """The same with what goes around attempts and calls. The attempts of a hedged call are under its deadline already."""
-    if hedge is None:
-        return single.but(retry=retry, budget=retry.budget if retry is not None else None, fallback=fallback)
-    return single.but(
-        attempt_timeout=None,
-        pacer=None,
-        adaptive=None,
-        hedge=hedge,
-        patience=Patience(hedge),
-        budget=hedge.budget,
-        inner=single.but(deadline=None),
-        fallback=fallback,
-    )
-
-
-def _explain(plan: Plan, limit: Bulkhead | AdaptiveLimit | None, rate_limit: RateLimit | None) -> tuple[tuple[str, str], ...]:
-    guarded = plan if plan.inner is None else plan.inner
-    lines = (
-        ("fallback", plan.fallback and plan.fallback.describe()),
-        ("deadline", plan.deadline and f"{plan.deadline:g} s for the whole call"),
-        ("retry", plan.retry and plan.retry.describe()),
-        ("hedge", plan.hedge and plan.hedge.describe()),
-        ("breaker", guarded.circuit and guarded.circuit.config.describe()),
-        ("rate limit", rate_limit and rate_limit.describe()),
-        ("limit", limit and limit.describe()),
-        ("attempt timeout", guarded.attempt_timeout and f"{guarded.attempt_timeout:g} s for each attempt"),
-    )
-    return tuple((part, str(text)) for part, text in lines if text)
-
-
-# Children of a fork would draw the same jitter as each other, and come back in step: each gets a seed of its own.
-_rngs: weakref.WeakSet[random.Random] = weakref.WeakSet()
-
-
-def _seeded() -> random.Random:
-    import random  # a third of what `import holdfast` may cost, and only policies need it
-
-    rng = random.Random()
-    _rngs.add(rng)
-    return rng
-
-
-def _reseed() -> None:
-    for rng in _rngs:
-        rng.seed()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reseed)

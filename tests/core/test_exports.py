@@ -46,6 +46,12 @@ def test_all_is_sorted_complete_and_real():
     assert all(getattr(holdfast, name) is not None for name in holdfast.__all__)
 
 
+def test_names_that_are_loaded_when_they_are_asked_for_are_there_for_who_looks_around():
+    program = "import holdfast; print(set(holdfast.__all__) - set(dir(holdfast))); from holdfast import *; print(AdaptiveLimit, lock)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("set()\n<class")
+
+
 def test_every_public_name_is_documented():
     for name in holdfast.__all__:
         assert getattr(holdfast, name).__doc__, name

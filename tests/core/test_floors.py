@@ -31,6 +31,7 @@ FLOORS = {
     "race": 3,
     "drivers": 4,
     "scope": 5,
+    "parts": 5,
     "policy": 5,
     "blocks": 5,
     "fleet": 5,
