@@ -69,6 +69,7 @@ def command(kind: str, port: int, app: str, *options: str) -> list[str]:
         "sync": [*gunicorn, "-k", "sync"],
         "gthread": [*gunicorn, "-k", "gthread", "--threads", "4"],
         "uvicorn-worker": [*gunicorn, "-k", "uvicorn_worker.UvicornWorker"],
+        "gunicorn-asgi": [*gunicorn, "-k", "asgi"],
         "uvicorn": [str(BIN / "uvicorn"), "--host", "127.0.0.1", "--port", str(port), "--no-access-log"],
         "hypercorn": [str(BIN / "hypercorn"), "-b", f"127.0.0.1:{port}"],
         "hypercorn-trio": [str(BIN / "hypercorn"), "-k", "trio", "-b", f"127.0.0.1:{port}"],

@@ -110,15 +110,15 @@ def test_a_pool_of_threads_shows_its_threads_and_its_inner_queue(tmp_path):
 
 
 @pytest.mark.realtime
-@pytest.mark.parametrize("kind", ["uvicorn-worker", "uvicorn"])
+@pytest.mark.parametrize("kind", ["uvicorn-worker", "gunicorn-asgi", "uvicorn"])
 def test_a_pool_of_event_loops_shows_what_it_works_on(tmp_path, kind):
-    wrap = "" if kind == "uvicorn-worker" else "app = Workers('web').asgi(app)"
+    wrap = "app = Workers('web').asgi(app)" if kind == "uvicorn" else ""
     source = ASGI.format(imports="from holdfast.servers import Workers", wrap=wrap)
-    options = (*HOOKS, "-w", "2") if kind == "uvicorn-worker" else ("--workers", "2")
+    options = ("--workers", "2") if kind == "uvicorn" else (*HOOKS, "-w", "2")
     served = serve(kind, tmp_path, source, *options)
     with served.process:
         served.get()
-        threads = in_background(served, 5, "/?0.5")
+        threads = in_background(served, 5, "/?1.0")
         assert eventually(lambda: workers.snapshot("web")["busy"] == 5, 3)
         busy = workers.snapshot("web")
         assert busy["places"] is None

@@ -76,7 +76,8 @@ def post_worker_init(worker: Any) -> None:
         worker.handle = _counted_threads(pool, worker.handle)
         worker.enqueue_req = _queueing(pool, worker.enqueue_req)
     elif kind == "asgi":
-        worker.wsgi = pool.asgi(worker.wsgi)
+        place = "asgi" if hasattr(worker, "asgi") else "wsgi"  # gunicorn's own worker has it there
+        setattr(worker, place, pool.asgi(getattr(worker, place)))
     else:
         worker.wsgi = pool.wsgi(worker.wsgi)
 
