@@ -296,6 +296,14 @@ def test_the_deadline_is_for_the_whole_body(drive):
         assert raised.value.request.method == "GET"
 
 
+def test_a_body_in_countless_pieces_does_not_keep_the_deadline_waiting(drive):
+    """Thousands of chunks of a byte are in hand at any time, and nobody waits for a thing that could be cut off."""
+    chunks = b"1\r\nx\r\n" * 400_000
+    answer = Answer(body=chunks + b"0\r\n\r\n", headers={"Transfer-Encoding": "chunked", "Connection": "close"})
+    with serving(lambda _: answer) as server, in_time(0.3), pytest.raises(DeadlineExceeded):
+        drive.run(Policy("billing", deadline=0.3), lambda client: client.get(server.url))
+
+
 def test_the_deadline_is_for_redirects_together(drive):
     """Each hop is quick enough, and the chain is not."""
 

@@ -224,7 +224,7 @@ def test_an_answer_that_is_preloaded_can_be_looked_at_as_ever():
 
 
 @pytest.mark.parametrize("preload", [True, False])
-@pytest.mark.parametrize("length", [b"-5", b"ffffffffffffffffffff", b"zz"])
+@pytest.mark.parametrize("length", [b"-5", b"fffffffff", b"ffffffffffffffffffff", b"zz"])
 def test_a_chunk_of_an_impossible_length_is_the_servers_failure(length, preload):
     answer = Answer(200, length + b"\r\nabc\r\n", {"Transfer-Encoding": "chunked", "Connection": "close"})
     with serving(lambda _: answer) as server, manager(breaker=Breaker(consecutive=1)) as http:

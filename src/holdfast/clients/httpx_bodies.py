@@ -16,6 +16,10 @@ from holdfast.drivers import clock
 from holdfast.drivers.backends import backend
 from holdfast.flow import Call
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict
+from holdfast.scope import check
+
+# Seconds for which one body may keep the loop.
+_TURN = 0.01
 
 # Raises the client's own error where the given one is ours; returns where it is not.
 Translate = Callable[[Exception], None]
@@ -28,16 +32,26 @@ def over(base: type, body: type) -> type[Any]:
 
 
 class Rest:
-    """A body whose beginning was read already."""
+    """A body whose beginning may have been read already.
+
+    Between its pieces the deadline is asked: of small ones there may be thousands in hand, and no wait that it would end.
+    """
 
     def __init__(self, chunks: list[bytes], rest: Iterator[bytes], stream: Any) -> None:
         self._chunks = chunks
         self._rest = rest
         self._stream = stream
 
+    @property
+    def elapsed(self) -> Any:
+        """How long it took: httpx2 asks its streams."""
+        return getattr(self._stream, "elapsed", None)
+
     def __iter__(self) -> Iterator[bytes]:
         yield from self._chunks
-        yield from self._rest
+        for chunk in self._rest:
+            check()
+            yield chunk
 
     def close(self) -> None:
         """Close the connection's side of it."""
@@ -45,22 +59,36 @@ class Rest:
 
 
 class AsyncRest:
-    """See `Rest`."""
+    """See `Rest`. Here the loop gets a turn between pieces, in which the deadline ends the task."""
 
     def __init__(self, chunks: list[bytes], rest: AsyncIterator[bytes], stream: Any) -> None:
         self._chunks = chunks
         self._rest = rest
         self._stream = stream
 
+    @property
+    def elapsed(self) -> Any:
+        """See `Rest.elapsed`."""
+        return getattr(self._stream, "elapsed", None)
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for chunk in self._chunks:
             yield chunk
-        async for chunk in self._rest:
+        async for chunk in _in_turns(self._rest):
             yield chunk
 
     async def aclose(self) -> None:
         """Close the connection's side of it."""
         await self._stream.aclose()
+
+
+async def _in_turns(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    turn = clock.now()
+    async for chunk in chunks:
+        if clock.now() - turn > _TURN:
+            await backend().sleep(0.0)
+            turn = clock.now()
+        yield chunk
 
 
 class _Held:
@@ -107,6 +135,7 @@ class Lent(_Held):
         while True:
             token = ambient.set(self._limit)
             try:
+                check()
                 chunk = next(chunks)
             except StopIteration:
                 self._end(SUCCESS)
@@ -128,7 +157,7 @@ class AsyncLent(_Held):
     """See `_Held`. Each piece is read under the call's deadline."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = self._inner.__aiter__()
+        chunks = _in_turns(self._inner.__aiter__())
         loop = backend()
         while True:
             try:
