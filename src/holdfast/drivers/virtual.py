@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from holdfast.deadlines import Deadline
 from holdfast.errors import Rejected
@@ -176,41 +176,18 @@ def bounded(world: World, process: Process[R], limit: Deadline | None) -> Proces
 
 def _race(world: World, plan: Plan, dependency: Dependency[R], outer: Deadline | None) -> Process[R]:
     race = Race(plan, world.now(), outer)
-    inner = cast(Plan, plan.inner)
-    ended: list[tuple[float, R | None, BaseException | None]] = []
-    running: dict[float, Process[R]] = {}
-    news = Ticket()
-
-    def attempt(began: float) -> Process[None]:
-        process = running[began] = run(world, inner, dependency, race.deadline)
-        try:
-            ended.append((began, (yield from process), None))
-        except Exception as error:
-            ended.append((began, None, error))
-        except GeneratorExit:
-            return
-        news.permit = 1
-        if news.wake is not None:
-            news.wake()
-
-    def start() -> None:
-        world.spawn(attempt(world.now()))
-
-    start()
+    rivals = _Rivals(world, race, lambda: run(world, cast(Plan, plan.inner), dependency, race.deadline))
+    rivals.start()
     try:
         while True:
             patience = race.patience(world.now())
-            until = inf if patience is None else world.now() + patience
-            if not ended:
-                news.permit, news.wake = 0, None
-                yield Queue(news, until)
+            yield from rivals.wait(inf if patience is None else world.now() + patience)
             now = world.now()
-            if not ended:
+            if not rivals.ended:
                 if patience is not None and race.rival(now):
-                    start()
+                    rivals.start()
                 continue
-            began, result, error = ended.pop(0)
-            running.pop(began)
+            began, result, error = rivals.take()
             if race.ended(error, now - began, now):
                 if error is not None:
                     raise error
@@ -219,6 +196,50 @@ def _race(world: World, plan: Plan, dependency: Dependency[R], outer: Deadline |
         race.refused()
         raise
     finally:
-        for began, process in running.items():
+        rivals.stop()
+
+
+class _Rivals(Generic[R]):
+    """The attempts of a hedged call."""
+
+    def __init__(self, world: World, race: Race, attempt: Callable[[], Process[R]]) -> None:
+        self.ended: list[tuple[float, R | None, BaseException | None]] = []
+        self._world = world
+        self._race = race
+        self._attempt = attempt
+        self._running: dict[float, Process[R]] = {}  # by when it began
+        self._news = Ticket()
+
+    def start(self) -> None:
+        """Begin one more."""
+        self._world.spawn(self._run(self._world.now()))
+
+    def wait(self, until: float) -> Process[None]:
+        """Wait until one has ended, or for no longer than this."""
+        if not self.ended:
+            self._news.permit, self._news.wake = 0, None
+            yield Queue(self._news, until)
+
+    def take(self) -> tuple[float, R | None, BaseException | None]:
+        """The first that has ended: when it began, and what came of it."""
+        ended = self.ended.pop(0)
+        self._running.pop(ended[0])
+        return ended
+
+    def stop(self) -> None:
+        """End those that are still at it: they have lost."""
+        for began, process in self._running.items():
             process.close()
-            race.lost(world.now() - began, world.now())
+            self._race.lost(self._world.now() - began, self._world.now())
+
+    def _run(self, began: float) -> Process[None]:
+        process = self._running[began] = self._attempt()
+        try:
+            self.ended.append((began, (yield from process), None))
+        except Exception as error:
+            self.ended.append((began, None, error))
+        except GeneratorExit:
+            return
+        self._news.permit = 1
+        if self._news.wake is not None:
+            self._news.wake()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any, cast
 
 from aiormq import spec
@@ -21,7 +22,7 @@ from holdfast.clients.amqp.aio_pika import Connection
 from holdfast.clients.amqp.errors import Blocked, Disconnected, Nacked, Unroutable
 from holdfast.clients.amqp.judging import why_closed
 from holdfast.clients.amqp.message import Message
-from holdfast.deadlines import ambient
+from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers import clock
 
 # aiormq keeps AMQP's reply codes to itself, as classes.
@@ -73,21 +74,9 @@ class AsyncLink:
         self._waits.add(wait)
         try:
             async with wait:
-                await self._channel.basic_publish(
-                    message.body,
-                    exchange=message.exchange,
-                    routing_key=message.routing_key,
-                    properties=spec.Basic.Properties(message_type=message.kind, **message.properties),
-                    mandatory=message.mandatory,
-                )
+                await self._confirmed(message)
         except TimeoutError:
-            if self._blocked_since is not None:
-                raise Blocked(message.message_id, self._reason, True) from None
-            self._overdue(began)
-            now = clock.now()
-            if limit is not None and now >= limit.at - _EARLY:
-                raise limit.exceeded(max(now, limit.at)) from None
-            raise TimeoutError(f"message {message.message_id}: no confirm within {timeout:g} s") from None
+            raise self._overdue(message, began, limit, timeout) from None
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and not task.cancelling():  # nobody cancelled us: it is how aiormq ends what a closed channel leaves
@@ -115,10 +104,27 @@ class AsyncLink:
             self._timer.cancel()
         self._connection.discard(ConnectionAbortedError(reason))
 
-    def _overdue(self, began: float) -> None:
+    def _confirmed(self, message: Message) -> Awaitable[object]:
+        confirmed: Awaitable[object] = self._channel.basic_publish(
+            message.body,
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            properties=spec.Basic.Properties(message_type=message.kind, **message.properties),
+            mandatory=message.mandatory,
+        )
+        return confirmed
+
+    def _overdue(self, message: Message, began: float, limit: Deadline | None, timeout: float) -> Exception:
+        """What to raise where the confirm has not come in time."""
+        if self._blocked_since is not None:
+            return Blocked(message.message_id, self._reason, True)
         # Somebody who was heard since then is slow; somebody who was not may be gone.
         if self._connection.heard < began:
             self.give_up("nothing was heard from the broker while a message waited for its confirm")
+        now = clock.now()
+        if limit is not None and now >= limit.at - _EARLY:
+            return limit.exceeded(max(now, limit.at))
+        return TimeoutError(f"message {message.message_id}: no confirm within {timeout:g} s")
 
     def _for(self, message: Message, error: Exception) -> Exception:
         name = message.message_id
