@@ -155,7 +155,7 @@ def test_a_body_that_nobody_reads_takes_no_room_from_the_next_one():
         await send({"type": "http.response.body", "body": bytes(8_000_000)})
 
     async def main(url: str) -> int:
-        async with holdfast.clients.httpx.AsyncClient(policy=Policy("p", deadline=2.0), http1=False, http2=True) as client:
+        async with holdfast.clients.httpx.AsyncClient(policy=Policy("p", deadline=20.0), http1=False, http2=True) as client:
             for _ in range(5):
                 async with client.stream("GET", url) as response:
                     await anext(response.aiter_raw())

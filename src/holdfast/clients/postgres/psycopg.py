@@ -123,8 +123,8 @@ class Connection(psycopg.Connection[Row]):
         raise failure or psycopg.OperationalError("no address to connect to")
 
     @classmethod
-    def _connect_gen(cls, conninfo: str = "", **_timeout: float) -> PQGenConn[Self]:
-        # psycopg's own waiting knows nothing of the deadline: so this waits by itself, and hands over what is ready. (3.2 gives a timeout.)
+    def _connect_gen(cls, conninfo: str = "") -> PQGenConn[Self]:
+        # psycopg's own waiting knows nothing of the deadline: so this waits by itself, and hands over what is ready.
         liveness = Liveness(None, DEFAULTS.dead_after, clock.now())
         gen: PQGenConn[Self] = super()._connect_gen(conninfo)
         made = run(bounded(gen, None, ambient.get(), liveness, interval=INTERVAL))
