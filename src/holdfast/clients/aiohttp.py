@@ -95,7 +95,7 @@ class ClientSession(_Plain, aiohttp.ClientSession):
 
     ATTRS = aiohttp.ClientSession.ATTRS | {"_policies", "_prototypes", "_times"}
 
-    def __init__(self, base_url: Any = None, *, policy: Policy | Mapping[str, Policy] | None = None, **options: Any) -> None:
+    def __init__(self, base_url: str | URL | None = None, *, policy: Policy | Mapping[str, Policy] | None = None, **options: Any) -> None:
         self._policies = Policies(policy)
         if options.get("connector") is None:
             shared = {name: options[name] for name in ("loop",) if options.get(name) is not None}

@@ -96,7 +96,7 @@ async def create_pool(
     statement_timeout: Seconds | None = None,
     server_timer: bool = True,
     **options: Any,
-) -> Any:
+) -> asyncpg.Pool:
     """asyncpg's pool of these connections. `options` are those of `asyncpg.create_pool`; the rest is as for `connect`."""  # noqa: D403  (its name)
 
     async def make(*args: Any, **keywords: Any) -> Connection:
