@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from serving import Served, eventually, serve
 
+from stopwatch import Stopwatch
+
 pytestmark = pytest.mark.realtime
 
 HOOKS = ("-c", "python:holdfast.servers.gunicorn")
@@ -132,14 +134,15 @@ def test_uvicorns_workers_are_warm_once_per_machine(tmp_path: Path) -> None:
         assert sorted(what for what, _ in notes(tmp_path)) == ["machine", "worker", "worker"]
 
 
+@pytest.mark.parametrize("instead", ["raise ConnectionError('no database')", "time.sleep(1000)"])
 @pytest.mark.parametrize("kind", ["sync", "uvicorn"])
-def test_a_server_whose_warm_up_fails_does_not_serve(tmp_path: Path, kind: str) -> None:
+def test_a_server_whose_warm_up_fails_or_hangs_does_not_serve(tmp_path: Path, kind: str, instead: str) -> None:
     from holdfast.replay.parts.process import StartFailed
 
     options = ("--preload", *HOOKS) if kind == "sync" else ()
-    source = (WSGI if kind == "sync" else ASGI).replace("time.sleep(0.2)", "raise ConnectionError('no database')", 1)
-    server = served(kind, tmp_path, source, *options)
-    with pytest.raises(StartFailed):
+    source = (WSGI if kind == "sync" else ASGI).replace("time.sleep(0.2)", instead, 1)
+    server = served(kind, tmp_path, source, *options, readiness="warm_up_within=0.5")
+    with pytest.raises(StartFailed, match="ended while it started"):
         server.process.start()
 
 
@@ -186,11 +189,9 @@ def test_at_sigterm_it_ends_in_time_whatever_still_runs(tmp_path: Path, kind: st
         assert soon(server, "/readyz", 200)
         asking = threading.Thread(target=lambda: asked(server, "/slow?60"))
         asking.start()
-        time.sleep(0.3)
-        began = time.monotonic()
+        assert eventually(lambda: "slow" in dict(notes(tmp_path)))
+        watch = Stopwatch(server.process.pid)
         server.process.send(signal.SIGTERM)
-        while server.process.running and time.monotonic() - began < 20:
-            time.sleep(0.02)
-        assert not server.process.running
-        assert time.monotonic() - began < 5
+        assert eventually(lambda: not server.process.running, 20.0)
+        assert watch.took < 5
         asking.join(20)

@@ -123,9 +123,14 @@ class _Before(NamedTuple):
             signal.setitimer(signal.ITIMER_REAL, max(_SOON, self.delay - (time.monotonic() - self.since)), self.interval)
 
 
+def can_interrupt() -> bool:
+    """Whether this thread can be interrupted."""
+    return _HAS_TIMERS and get_ident() == _main_thread
+
+
 def of_request() -> Interrupt | None:
     """One for a server's request, where this thread can have one."""
-    return Interrupt(resident=True) if _HAS_TIMERS and get_ident() == _main_thread else None
+    return Interrupt(resident=True) if can_interrupt() else None
 
 
 def _set() -> None:

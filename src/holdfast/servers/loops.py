@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from holdfast.drivers.backends import backend
-from holdfast.scope import carry
 
 T = TypeVar("T")
 
@@ -19,15 +18,6 @@ def on_asyncio() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """Run blocking work beside the event loop, with the deadline that is around."""
-    if on_asyncio():
-        return await asyncio.to_thread(work)
-    import trio
-
-    return await trio.to_thread.run_sync(carry(work))
 
 
 async def together(works: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from holdfast.scope import carry, deadline
 from holdfast.servers import draining, supervised
-from holdfast.servers.loops import in_thread, on_asyncio
+from holdfast.servers.loops import on_asyncio, sleep
 
 if TYPE_CHECKING:
     from holdfast.servers.interfaces import ASGIApp, Message, Receive, Scope, Send
     from holdfast.servers.readiness import Readiness
+
+# How often the end of the warm-ups is looked for, and how long those that obey their deadline take to end.
+_LOOK, _GRACE = 0.01, 0.5
 
 
 def beside_lifespans(readiness: Readiness, app: ASGIApp) -> ASGIApp:
@@ -41,7 +46,7 @@ class _Lifespan:
         first: list[Message] = [await receive()]
         supervised.end_with_supervisor()
         try:
-            await in_thread(self._readiness.warm)
+            await self._warm()
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": f"a warm-up failed: {type(error).__name__}"})
             raise
@@ -69,6 +74,25 @@ class _Lifespan:
         finally:
             if self._undo is not None:
                 self._undo()
+
+    async def _warm(self) -> None:
+        """Wait for the warm-ups, in a thread that does not keep the process from ending: one may hang for ever."""
+        warming = self._readiness.warming
+        failed: list[Exception] = []
+
+        def run() -> None:
+            try:
+                warming.run()
+            except Exception as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=carry(run), name="holdfast-warm-up", daemon=True)
+        thread.start()
+        async with deadline(warming.within + _GRACE):
+            while thread.is_alive():
+                await sleep(_LOOK)
+        if failed:
+            raise failed.pop()
 
     def _drain_at_sigterm(self) -> Callable[[], None] | None:
         loop = asyncio.get_running_loop()

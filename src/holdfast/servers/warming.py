@@ -6,6 +6,8 @@
    They share what these leave in files; what has to be in each worker's memory is the worker's warm-up, and the workers take turns with
    it, so that their peaks do not add up.
 3. A warm-up that fails is tried again by the next who needs it, `RETRY` seconds later.
+4. At the end of their time they are stopped: async ones by cancellation, blocking ones in a main thread (of gunicorn's master and workers)
+   by an interrupt, in others where they wait on something that obeys deadlines. The server does not serve then.
 
 "Once" means once per run of the server: the file that says it was done is named after the master, and forgotten when that is gone.
 """
@@ -14,16 +16,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from inspect import iscoroutine
 from itertools import count
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from holdfast.drivers import clock
 from holdfast.drivers.host import folder
-from holdfast.scope import deadline
+from holdfast.drivers.interrupt import can_interrupt
+from holdfast.scope import deadline, remaining
 from holdfast.servers import machine_lock
 
 WarmUp = Callable[[], object]
@@ -49,7 +53,7 @@ class Warming:
         self._machine = machine
         self._worker = worker
         self._number = next(_numbers)
-        self._within = within
+        self.within = within
         self._lock = Lock()
         self._machine_done = not machine
         self._worker_done = None if worker else 0  # the process that it was done in; 0: in all
@@ -70,7 +74,7 @@ class Warming:
         """
         if self.done:
             return
-        with deadline(self._within), self._lock:
+        with deadline(self.within, interrupt=can_interrupt()), self._lock:
             try:
                 with _run_of_server(self._number) as descriptor:
                     self._run(descriptor)
@@ -84,13 +88,13 @@ class Warming:
         if not self._machine_done:
             if descriptor is None or os.pread(descriptor, len(_DONE), 0) != _DONE:
                 for warm_up in self._machine:
-                    _call(warm_up)
+                    _finish(warm_up())
                 if descriptor is not None:
                     os.pwrite(descriptor, _DONE, 0)
             self._machine_done = True
         if self._worker_done is None or self._worker_done not in {0, os.getpid()}:
             for warm_up in self._worker:
-                _call(warm_up)
+                _finish(warm_up())
             self._worker_done = os.getpid()
 
     def run_in_master(self) -> None:
@@ -108,13 +112,17 @@ class Warming:
         self._lock = Lock()
 
 
-def _call(warm_up: WarmUp) -> None:
-    result = warm_up()
+def _finish(result: object) -> None:
     if iscoroutine(result):
         import asyncio
 
         # Warm-ups run outside of the server's event loop, before it serves or in a thread beside it.
-        asyncio.run(result)
+        asyncio.run(_in_time(result))
+
+
+async def _in_time(warm_up: Coroutine[Any, Any, object]) -> None:
+    async with deadline(remaining()):
+        await warm_up
 
 
 @contextmanager
