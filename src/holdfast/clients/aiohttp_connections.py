@@ -15,7 +15,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 
 from holdfast.clients.exchange import CONNECT_TIMEOUT
-from holdfast.net import agetaddrinfo
+from holdfast.net import agetaddrinfo, is_readable
 from holdfast.validation import positive_seconds
 
 
@@ -72,7 +72,11 @@ class Connector(aiohttp.TCPConnector):
             return None
         protocol, since = idle[0]
         lasts = self._keepalive_timeout
-        if not protocol.is_connected() or (lasts is not None and monotonic() - since > lasts):
+        transport = protocol.transport
+        if transport is None or not protocol.is_connected() or (lasts is not None and monotonic() - since > lasts):
+            return None
+        if is_readable(transport.get_extra_info("socket")):  # the peer has closed it, and the loop was busy meanwhile
+            protocol.close()
             return None
         idle.popleft()
         if not idle:

@@ -37,6 +37,13 @@ class Marked:
             exchange.transport = conn.transport
         return super().send(conn)  # type: ignore[misc]  # a request of aiohttp comes behind it
 
+    async def write_bytes(self, writer: Any, conn: Any, *options: Any) -> None:
+        """See aiohttp. The headers go out with the first of the body, and nothing does where the peer has closed."""
+        exchange = self._exchange
+        if exchange is not None and (conn.transport is None or conn.transport.is_closing()):
+            exchange.sent = False
+        await super().write_bytes(writer, conn, *options)  # type: ignore[misc]  # as above
+
 
 class Written(Exchange):
     """An exchange that knows what its attempt is written to."""
