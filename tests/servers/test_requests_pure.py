@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -179,10 +180,13 @@ def test_a_shield_takes_parts_only(part):
         Shield(lambda: None, **{part: 5})
 
 
-@pytest.mark.parametrize("shield", [Shield, wsgi.Shield])
-def test_a_shield_takes_an_application(shield):
-    with pytest.raises(TypeError, match=r"Shield\.app must be an application, got 5"):
-        shield(5)
+@pytest.mark.parametrize(
+    ("shield", "app", "kind"),
+    [(Shield, 5, "ASGI"), (wsgi.Shield, 5, "WSGI"), (Shield, lambda environ, start_response: [], "ASGI"), (wsgi.Shield, FastAPI(), "WSGI")],
+)
+def test_a_shield_takes_an_application_of_its_kind(shield, app, kind):
+    with pytest.raises(TypeError, match=rf"^Shield\.app must be an application of {kind}, which takes \(.*\), got "):
+        shield(app)
 
 
 def level(admission, path="/", header=None, peer="203.0.113.7"):

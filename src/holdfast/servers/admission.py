@@ -226,4 +226,7 @@ def _networks(trusted: bool | Iterable[str]) -> bool | tuple[Network, ...]:
         return trusted
     if isinstance(trusted, str):
         raise TypeError(f"Admission.trusted must be a bool or a list of networks, got {trusted!r}")
-    return tuple(ipaddress.ip_network(network) for network in trusted)
+    try:
+        return tuple(ipaddress.ip_network(network) for network in trusted)
+    except ValueError as error:
+        raise ValueError(f'Admission.trusted must be networks like "10.0.0.0/8": {error}') from None

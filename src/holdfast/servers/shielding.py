@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
+from typing import TYPE_CHECKING, cast
 
 from holdfast.servers.deadline import Deadline
 from holdfast.servers.interfaces import Gatekeeper
@@ -16,8 +17,24 @@ if TYPE_CHECKING:
     from holdfast.validation import Seconds
 
 
+def check_app(app: object, takes: str, kind: str, other: str) -> None:
+    """Raise where an application is of the other kind, or none: it would answer nobody, and say why to nobody.
+
+    Args:
+        app: of the user.
+        takes: the names of its arguments.
+        kind: ASGI or WSGI.
+        other: where the shield of the other kind is.
+    """
+    try:
+        signature(cast("Callable[..., object]", app)).bind(*takes.split(", "))
+    except ValueError:  # it is written in C
+        pass
+    except TypeError:
+        raise TypeError(f"Shield.app must be an application of {kind}, which takes ({takes}), got {app!r}; see also {other}") from None
+
+
 def behind(
-    app: object,
     deadline: Seconds | Mapping[str, Seconds] | None,
     max_deadline: Seconds | None,
     requires: Mapping[str, Policy | Iterable[Policy]] | None,
@@ -29,8 +46,6 @@ def behind(
     for field, part in (("admission", admission), ("idempotency", idempotency), ("readiness", readiness)):
         if part is not None and not (hasattr(part, "asgi") and hasattr(part, "wsgi")):
             raise TypeError(f"Shield.{field} must be a part of holdfast.servers or None, got {part!r}")
-    if not callable(app):
-        raise TypeError(f"Shield.app must be an application, got {app!r}")
     gatekeepers: list[Gatekeeper] = []
     around = [part for part in (idempotency, admission) if part is not None]
     if deadline is not None or max_deadline is not None:

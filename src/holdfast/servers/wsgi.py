@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from holdfast.servers.gatekeepers import GuardedWSGI
-from holdfast.servers.shielding import behind
+from holdfast.servers.shielding import behind, check_app
 
 if TYPE_CHECKING:
     from holdfast.policy import Policy
@@ -47,7 +47,8 @@ class Shield(GuardedWSGI):
         idempotency: Part | None = None,
         readiness: Part | None = None,
     ) -> None:
-        gatekeepers, parts = behind(app, deadline, max_deadline, requires, admission, idempotency, readiness)
+        gatekeepers, parts = behind(deadline, max_deadline, requires, admission, idempotency, readiness)
+        check_app(app, "environ, start_response", "WSGI", "holdfast.servers.asgi")
         for part in parts:
             app = part.wsgi(app)
         super().__init__(gatekeepers, app)

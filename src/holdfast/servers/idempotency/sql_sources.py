@@ -36,8 +36,9 @@ def _of_psycopg(database: Any) -> tuple[Source | None, AsyncSource | None]:
     except ImportError as error:
         raise ImportError("SQLStore over psycopg needs the extra: pip install 'holdfast[postgres]'") from error
     if isinstance(database, str):
-        if "+" in database.partition("://")[0]:
-            raise TypeError("SQLStore.database: a URL with a driver is SQLAlchemy's; give sqlalchemy.create_engine(url)")
+        scheme, is_url, _ = database.partition("://")
+        if is_url and scheme not in {"postgresql", "postgres"}:
+            raise TypeError("SQLStore.database: a URL must begin with postgresql://; of any other give sqlalchemy.create_engine(url)")
         from holdfast.clients.postgres import aconnect, connect
 
         return ConnectionSource(lambda: connect(database), close), AsyncConnectionSource(lambda: aconnect(database), aclose)
