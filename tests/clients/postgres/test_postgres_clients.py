@@ -6,9 +6,11 @@ import asyncio
 import contextvars
 import pickle
 import socket
+import ssl
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -18,6 +20,7 @@ import sqlalchemy
 from sqlalchemy import text
 
 import holdfast
+from certificates import certificate
 from holdfast import Backoff, Breaker, BreakerOpen, DeadlineExceeded, Policy, Retry
 from holdfast.clients import postgres
 from holdfast.clients.postgres import asyncpg as asyncpg_behind
@@ -233,6 +236,32 @@ def test_a_wrong_password_is_an_answer_and_not_tried_again(server):
         postgres.connect(server.url.replace(server.password, "wrong-one"), policy=policy)
     assert policy.breaker.state == "closed"
     assert "wrong-one" not in str(caught.value)
+
+
+@pytest.mark.parametrize("speaks_tls", [True, False])
+def test_a_server_that_does_not_prove_itself_is_a_failure_and_not_asked_again(speaks_tls):
+    """It says so in text only, whether its certificate is not trusted or it has none."""
+    asked = []
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate())
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            asked.append(connection.recv(8))
+            connection.sendall(b"S" if speaks_tls else b"N")
+            context.wrap_socket(connection, server_side=True).close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        policy = Policy("db", deadline=5.0, retry=Retry(attempts=5))
+        with pytest.raises(psycopg.OperationalError, match=r"certificate verify failed|SSL was required"):
+            postgres.connect(
+                f"postgresql://u@127.0.0.1:{listener.getsockname()[1]}/x?sslmode=verify-full&sslrootcert=system", policy=policy
+            )
+        thread.join(5.0)
+    assert len(asked) == 1
 
 
 def test_a_name_that_hangs_and_a_server_that_says_nothing_end_at_the_deadline(server):

@@ -9,7 +9,7 @@ except ImportError as error:
 
 from holdfast import errors
 from holdfast.clients.errors import Kinds, Refused
-from holdfast.clients.postgres.codes import is_for_good, judge_code
+from holdfast.clients.postgres.codes import is_for_good, judge_code, lacks_trust
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Verdict
 
 
@@ -50,5 +50,6 @@ def judge(error: Exception) -> tuple[Verdict, bool]:
         return judge_code(error.sqlstate)
     if isinstance(error, psycopg.OperationalError):
         # Without a code: the connection was lost, or could not be made.
-        return (SUCCESS, False) if is_for_good(str(error)) else (FAILURE, True)
+        message = str(error)
+        return (SUCCESS, False) if is_for_good(message) else (FAILURE, not lacks_trust(message))
     return IGNORED, False  # the caller used psycopg in a way that it refuses
