@@ -73,6 +73,18 @@ def test_a_timer_of_the_program_goes_on_and_one_that_came_due_meanwhile_still_ri
     assert rung == [1]
 
 
+def test_a_ring_that_was_not_heard_is_followed_by_another() -> None:
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded), holdfast.deadline(0.05, interrupt=True):
+        # As one that comes just before a system call, which goes on then.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        signal.sigwait({signal.SIGALRM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        time.sleep(20)
+    assert time.monotonic() - began < 5
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
 def test_an_interrupt_may_be_further_away_than_the_system_can_count() -> None:
     with holdfast.deadline(1e300, interrupt=True), pytest.raises(DeadlineExceeded), holdfast.deadline(0.03, interrupt=True):
         spin()

@@ -30,6 +30,9 @@ _SOON = 0.001
 _SHIELDED = 0.01
 # A timer takes no longer times than the system can count; one that rings too early is set again.
 _LONGEST = 1e9
+# A signal that comes between Python's look for signals and a system call is heard of when that call ends, and does not end it. So the timer
+# rings again until it is heard.
+_UNHEARD = 0.05
 _PACKAGE = __name__.split(".")[0]
 
 # signal.signal without its looking for an enum's member that each handler might be: that takes longer than all the rest, and a server
@@ -141,7 +144,9 @@ def _arm(moment: float, now: float) -> tuple[float, float]:
     """Let the timer ring at this moment, 0 for never; what it was set to before."""
     global _rings_at
     _rings_at = moment
-    return signal.setitimer(signal.ITIMER_REAL, min(max(_SOON, moment - now), _LONGEST) if moment else 0.0)
+    if not moment:
+        return signal.setitimer(signal.ITIMER_REAL, 0.0)
+    return signal.setitimer(signal.ITIMER_REAL, min(max(_SOON, moment - now), _LONGEST), _UNHEARD)
 
 
 def _in_child() -> None:
@@ -174,6 +179,8 @@ def _ring(_signal: int, frame: FrameType | None) -> None:
     if not due:
         if _active:
             _set()
+        else:
+            _arm(0.0, now)
         return
     if not _in_users_code(frame):
         _again(due, now + _SOON)
