@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar, cast
 
 from holdfast.errors import DeadlineExceeded, Rejected, StoreUnavailable
+from holdfast.servers.calling import call_theirs
 from holdfast.servers.idempotency import answers, keys
 from holdfast.servers.idempotency.answers import Answer
 from holdfast.servers.idempotency.store import AsyncStore, Full, Held, Interrupted, Record, Running, Store
@@ -157,7 +158,7 @@ class Idempotency:
 
     def who(self, request: Request) -> str | Awaitable[str | None] | None:
         """Who asks."""
-        return keys.credentials(request.headers, request.raw) if self.caller is None else self.caller(request)
+        return keys.credentials(request.headers, request.raw) if self.caller is None else call_theirs(self.caller, request)
 
     def entry(self, request: Request, who: object, key: str, body: bytes) -> tuple[str, str]:
         """Under which key the store has it, and the fingerprint of what is asked for.

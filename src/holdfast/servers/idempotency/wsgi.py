@@ -10,7 +10,7 @@ from typing import Any, cast
 from holdfast.deadlines import ambient
 from holdfast.errors import DeadlineExceeded, StoreUnavailable
 from holdfast.scope import check, deadline, shield
-from holdfast.servers.calling import call_app, next_chunk
+from holdfast.servers.calling import call_app, call_theirs, next_chunk
 from holdfast.servers.idempotency.answers import Answer
 from holdfast.servers.idempotency.finishing import ENDING
 from holdfast.servers.idempotency.gathering import Gathering
@@ -180,13 +180,13 @@ def _read(environ: Environ, limit: int) -> bytes | Answer:
     source = environ["wsgi.input"]
     if length is None:
         # Without a length only a server that says so ends the stream with the body (chunked requests).
-        body = source.read(limit + 1) if environ.get("wsgi.input_terminated") else b""
+        body = call_theirs(source.read, limit + 1) if environ.get("wsgi.input_terminated") else b""
     elif not length.isascii() or not length.isdigit():
         return refusal(400, "content-length-invalid", "Content-Length must be a whole number.")
     elif len(length) > 18 or int(length) > limit:
         return _too_large(limit)
     else:
-        body = source.read(int(length))
+        body = call_theirs(source.read, int(length))
         if len(body) < int(length):
             return refusal(400, "request-incomplete", "The body is shorter than Content-Length says.")
     return bytes(body) if len(body) <= limit else _too_large(limit)
@@ -216,4 +216,4 @@ def _give(answer: Answer, start_response: StartResponse) -> Iterable[bytes]:
 def _close(chunks: object) -> None:
     close = getattr(chunks, "close", None)
     if close is not None:
-        close()
+        call_theirs(close)
