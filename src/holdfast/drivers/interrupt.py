@@ -245,4 +245,4 @@ def _in_users_code(frame: FrameType | None) -> bool:
 
 
 # The functions of the drivers that call what the user gave; everything else of this package is bookkeeping.
-_CALLS_USER = frozenset({"_run", "guarded", "_guarded", "carried", "answer", "_is_healthy", "call_app", "next_chunk"})
+_CALLS_USER = frozenset({"_run", "guarded", "_guarded", "carried", "answer", "_is_healthy", "call_app", "call_theirs", "next_chunk"})
