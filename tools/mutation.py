@@ -27,7 +27,7 @@ WORK = ROOT / ".mutation"
 EQUIVALENTS = ROOT / "tools" / "mutation_equivalents.txt"
 
 FILES = (
-    *("backoff", "window", "deadlines", "headers", "locks", "outcome", "validation", "flow", "lanes", "race"),
+    *("backoff", "window", "deadlines", "headers", "locks", "outcome", "validation", "holdings", "flow", "lanes", "race"),
     *(
         f"policies/{name}"
         for name in ("retry", "budget", "breaker", "probes", "bulkhead", "places", "adaptive", "ratelimit", "hedge", "fallback")

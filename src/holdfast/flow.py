@@ -14,13 +14,10 @@ it what came of it. The three drivers (threads, asyncio and trio, virtual time) 
         if delay is None: return the result, or raise the error
         ...sleep for the delay...
 
-`plan` has what a policy is made of, and the steps; `lanes` what is asked before a call is built; `race` what surrounds whole calls
-(fallback and hedge), so drivers nest them around this loop.
+`plan` has what a policy is made of, and the steps; `holdings` what a call holds, and how it is given back; `lanes` what is asked before a
+call is built; `race` what surrounds whole calls (fallback and hedge), so drivers nest them around this loop.
 
 Order, outermost first: fallback, deadline, retry or hedge, breaker, rate limit, limit, attempt timeout, the call.
-
-Whatever way an attempt ends, what it held is given back exactly once: by `_settle`, or by `abandon` when a driver is
-interrupted between the steps.
 """
 
 from __future__ import annotations
@@ -31,15 +28,16 @@ from typing import cast
 from holdfast import events
 from holdfast.deadlines import AttemptTimeout, Deadline
 from holdfast.errors import BulkheadFull, DeadlineExceeded, Rejected
+from holdfast.holdings import Holdings
 from holdfast.outcome import FAILURE, IGNORED, SUCCESS, Reading, Verdict, deadline_behind, matches
 from holdfast.plan import HealthCheck, Plan, Queue, Sleep, Step
 from holdfast.policies.breaker import Circuit
-from holdfast.policies.places import Places, Ticket
+from holdfast.policies.places import Places
 from holdfast.policies.ratelimit import Pacer
 from holdfast.policies.retry import Recovery, Retry
 
 
-class Call:
+class Call(Holdings):
     """One guarded call, over all its attempts.
 
     Args:
@@ -49,22 +47,7 @@ class Call:
         reading: how outcomes are read, where it is not the policy that says.
     """
 
-    __slots__ = (
-        "_attempt_began",
-        "_began",
-        "_failure",
-        "_permit",
-        "_place",
-        "_plan",
-        "_reading",
-        "_recovery",
-        "_ticket",
-        "_turn",
-        "attempt",
-        "deadline",
-        "limit",
-        "news",
-    )
+    __slots__ = ("_began", "_failure", "_reading", "_recovery", "deadline")
 
     def __init__(self, plan: Plan, now: float, outer: Deadline | None, reading: Reading | None = None) -> None:
         self._plan = plan
@@ -73,15 +56,14 @@ class Call:
         self.deadline = outer  # for the whole call
         self.limit = outer  # for the attempt
         self.attempt = 0
-        self.news: list[events.Event] | None = None
+        self.news = None
         self._recovery: Recovery | None = None
         self._failure: BaseException | None = None  # of the last attempt, while the next is awaited
-        # What it holds.
-        self._permit = 0  # the breaker's, 0 for none
-        self._place = 0  # the limit's, 0 for none
-        self._turn: Pacer | None = None  # of the rate limit, not used yet
-        self._ticket: Ticket | None = None
-        self._attempt_began: float | None = None  # an attempt is running
+        self._permit = 0
+        self._place = 0
+        self._turn = None
+        self._ticket = None
+        self._attempt_began = None
 
     # Before the attempt.
 
@@ -216,11 +198,6 @@ class Call:
         self._settle(verdict, now, None)
         return self._recover(result, now) if again and plan.retry is not None else None
 
-    def close(self, verdict: Verdict, now: float, error: BaseException | None = None) -> None:
-        """The end of an attempt whose result was handed on unfinished, like a response that is still being read."""
-        self._settle(verdict, now, error)
-        self.tell()
-
     def failed(self, error: BaseException, now: float) -> float | None:
         """The attempt raised."""
         limit = self.limit
@@ -238,43 +215,6 @@ class Call:
         if self.attempt > 1 and isinstance(error, Exception):
             self._note(error, now, f"{type(error).__name__} is not retried")
         return None
-
-    @property
-    def holds(self) -> bool:
-        """Whether there is something to give back."""
-        return bool(self._permit or self._place or self._turn or self._ticket)
-
-    def abandon(self, now: float) -> None:
-        """Give everything back: the driver was interrupted, or will not go on. Does nothing when nothing is held."""
-        if self._turn is not None:
-            pacer, self._turn = self._turn, None
-            pacer.cancel()
-        if self._ticket is not None:
-            ticket, self._ticket = self._ticket, None
-            self._place = cast("Places", self._plan.places).leave(ticket)
-        self._settle(IGNORED, now, None)
-
-    def _settle(self, verdict: Verdict, now: float, error: BaseException | None) -> None:
-        plan = self._plan
-        began, self._attempt_began = self._attempt_began, None
-        elapsed = 0.0 if began is None else now - began
-        permit, circuit = self._permit, plan.circuit
-        if permit and circuit is not None:
-            self._permit = 0
-            circuit.settle(permit, verdict, now, elapsed)
-        place, places = self._place, plan.places
-        if place and places is not None:
-            self._place = 0
-            if plan.adaptive is not None and began is not None:
-                plan.adaptive.settle(verdict, elapsed)
-            places.release(place)
-        if events.listeners:
-            if began is not None:
-                self._tell(events.AttemptEnded(plan.name, self.attempt, verdict.value, elapsed, error))
-                outrun = None if self.limit is None else self.limit.outrun(now)
-                if outrun is not None:
-                    self._tell(outrun)
-            self._collect()
 
     def _recover(self, failure: object, now: float) -> float | None:
         plan = self._plan
@@ -345,12 +285,6 @@ class Call:
         self._settle(SUCCESS if error is None else self._verdict(error, now), now, error)
         self.tell()
 
-    def tell(self) -> None:
-        """Hand the collected events to the listeners. No lock is held here."""
-        if self.news:
-            news, self.news = self.news, None
-            events.publish(news)
-
     def _refused(self, refusal: Rejected, now: float) -> BaseException:
         """What to raise for a refusal: itself, or what failed before it. A caller that has run once is not told that nothing ran."""
         if self.holds:
@@ -371,18 +305,6 @@ class Call:
         if failure is not None:
             self._note(failure, now, reason)
         return failure
-
-    def _tell(self, event: events.Event) -> None:
-        if self.news is None:
-            self.news = []
-        self.news.append(event)
-
-    def _collect(self) -> None:
-        plan = self._plan
-        for part in (plan.circuit, plan.adaptive):
-            if part is not None and part.news:
-                for event in part.take_news():
-                    self._tell(event)
 
     def _note(self, error: BaseException, now: float, reason: str) -> None:
         tries = f"{self.attempt} attempt{'s' if self.attempt != 1 else ''}"

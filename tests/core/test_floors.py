@@ -26,6 +26,7 @@ FLOORS = {
     "priority": 1,
     "policies": 2,
     "flow": 3,
+    "holdings": 3,
     "lanes": 3,
     "plan": 3,
     "race": 3,
