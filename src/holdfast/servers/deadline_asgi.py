@@ -26,8 +26,8 @@ def bounded(part: Deadline, app: ASGIApp) -> ASGIApp:
             await app(scope, receive, send)
             return
         route, budget = part.budget(scope["path"], timeout_of_scope(scope))
-        clock = current.get()
-        now = clock.now()
+        clock = current.get().now
+        now = clock()
         at = now - scope.get(WAITED, 0.0) + budget
         outer = ambient.get()
         if outer is not None:
@@ -40,9 +40,9 @@ def bounded(part: Deadline, app: ASGIApp) -> ASGIApp:
         except RuntimeError:
             from holdfast.servers.deadline_trio import TrioExchange, run
 
-            await run(TrioExchange(at, budget, route, outer, clock.now, scope, receive, send), app)
+            await run(TrioExchange(at, budget, route, outer, clock, scope, receive, send), app)
             return
-        exchange = AsyncioExchange(at, budget, route, outer, clock.now, scope, receive, send)
+        exchange = AsyncioExchange(at, budget, route, outer, clock, scope, receive, send)
         young = exchange.begin(loop, at - now)
         token = ambient.set(exchange)
         error = None
