@@ -24,6 +24,7 @@ from holdfast.outcome import FAILURE, IGNORED, SUCCESS
 from holdfast.policies.adaptive import Adaptive, AdaptiveLimit
 from holdfast.policies.bulkhead import Bulkhead
 from holdfast.policies.places import Places
+from holdfast.servers.calling import call_theirs
 from holdfast.servers.gate import Gate
 from holdfast.servers.refusal import Refusal
 from holdfast.servers.routes import Routes
@@ -99,7 +100,7 @@ class Admission:
             peer: the address that it came from.
         """
         if self.ask is not None:
-            own = _level("Admission.priority", self.ask(request(raw)))
+            own = _level("Admission.priority", call_theirs(self.ask, request(raw)))
         else:
             found = self._levels.find(path)
             own = priority.NORMAL if found is None else found[1]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
+from holdfast.servers.calling import call_theirs
 from holdfast.servers.idempotency.sql_sessions import AsyncSource, Source
 
 
@@ -48,4 +50,4 @@ def _of_psycopg(database: Any) -> tuple[Source | None, AsyncSource | None]:
         return ConnectionSource(taking_from(database), database.putconn, database), None
     if inspect.iscoroutinefunction(database):
         return None, AsyncConnectionSource(database, aclose)
-    return ConnectionSource(database, close), None
+    return ConnectionSource(partial(call_theirs, database), close), None
