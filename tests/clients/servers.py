@@ -1,24 +1,16 @@
-"""Real HTTP servers for the tests beside it: each on a port of its own, ended when the block ends, and a certificate for TLS."""
+"""Real HTTP servers for the tests beside it: each on a port of its own, ended when the block ends."""
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
-import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+import watching
+from certificates import server_context
 
 
 @dataclass
@@ -64,7 +56,7 @@ class Server:
 def serving(answer: Callable[[Request], Answer] | None = None, *, tls: bool = False) -> Iterator[Server]:
     """An HTTP/1.1 server with keep-alive that answers what `answer` says, in threads; all of them have ended on leaving."""
     connections: list[object] = []
-    context = _server_context() if tls else None
+    context = server_context() if tls else None
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -155,59 +147,4 @@ def script(*answers: Answer | int) -> Callable[[Request], Answer]:
     return answer
 
 
-@cache
-def _directory() -> TemporaryDirectory[str]:
-    return TemporaryDirectory()  # removed when the process ends
-
-
-@cache
-def certificate() -> Path:
-    """A file with a certificate for 127.0.0.1 and localhost, and its key: its own authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = Path(_directory().name) / "localhost.pem"
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
-    return path
-
-
-@cache
-def _server_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate())
-    return context
-
-
-@cache
-def client_context() -> ssl.SSLContext:
-    """What trusts the certificate."""
-    return ssl.create_default_context(cafile=str(certificate()))
-
-
-def open_fds() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def soon(true: Callable[[], object], seconds: float = 3.0) -> bool:
-    """Whether it becomes true in time."""
-    until = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.005)
-    return True
+soon = partial(watching.soon, within=3.0)

@@ -23,6 +23,7 @@ import httpx
 import pytest
 
 import holdfast
+from certificates import certificate, client_context
 from holdfast import Backoff, HoldfastError, Policy, Retry
 from holdfast.net import dns
 from holdfast.testing.faults import (
@@ -40,8 +41,9 @@ from holdfast.testing.faults import (
     Trickle1xx,
     stalled_dns,
 )
-from servers import Answer, certificate, client_context, open_fds, serving, soon
+from servers import Answer, serving, soon
 from stopwatch import Stopwatch
+from watching import open_fds
 
 pytestmark = pytest.mark.realtime
 

@@ -90,7 +90,7 @@ def test_each_rival_is_a_request_of_its_own_and_the_slower_one_gives_everything_
             number, body = asyncio.run(answer) if asyncio.iscoroutine(answer) else answer
             assert (number, body) == ("2", BIG)
             slow_first.go_on.set()
-            assert soon(lambda: _running(policy) == 0, 2.0)
+            assert soon(lambda: _running(policy) == 0, within=2.0)
             assert _sent(server) == [("1", b"body"), ("2", b"body")] * turn
         assert len(set(server.sent("X-Request-Id"))) == 2
 
@@ -115,7 +115,7 @@ def test_an_answer_that_comes_too_late_is_closed_though_it_was_to_be_streamed(as
         policy = hedged(executor)
         assert ask(policy, server.url, True) == ("2", BIG)
         slow_first.go_on.set()
-        assert soon(lambda: len(server.requests) == 2 and _running(policy) == 0, 2.0)
+        assert soon(lambda: len(server.requests) == 2 and _running(policy) == 0, within=2.0)
 
 
 def test_a_body_that_is_read_from_a_file_is_not_hedged() -> None:

@@ -19,10 +19,11 @@ import pytest
 import trio
 
 import holdfast
+from certificates import client_context
 from holdfast import Backoff, Breaker, Bulkhead, Hedge, Policy, RateLimit, Retry
 from holdfast.clients.httpx import AsyncClient, AsyncTransport, BreakerOpen, BulkheadFull, Client, DeadlineExceeded, RateLimited, Transport
 from holdfast.testing.faults import Cut, Drip, FaultProxy, Reset, Silence
-from servers import Answer, Request, client_context, script, serving, soon
+from servers import Answer, Request, script, serving, soon
 from stopwatch import Stopwatch, patiently
 
 pytestmark = pytest.mark.realtime

@@ -15,13 +15,15 @@ import requests
 import requests.adapters
 
 import holdfast
+from certificates import certificate
 from holdfast import Backoff, Breaker, BreakerOpen, Bulkhead, BulkheadFull, DeadlineExceeded, Policy, RateLimit, RateLimited, Retry
 from holdfast.clients import exchange
 from holdfast.clients import requests as guarded
 from holdfast.clients import urllib3 as pools
 from holdfast.testing.faults import Cut, Drip, EndlessHeaders, FaultProxy, Reset, Silence, TlsStall, Trickle1xx, stalled_dns
-from servers import Answer, certificate, open_fds, script, serving, soon
+from servers import Answer, script, serving, soon
 from stopwatch import Stopwatch, patiently
+from watching import open_fds
 
 QUICK = Backoff(base=0.001, cap=0.001)
 AGAIN = Retry(attempts=3, backoff=QUICK)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import holdfast
+from certificates import certificate
 from holdfast import DeadlineExceeded
 from holdfast.clients import postgres
 from holdfast.clients import redis as redis_behind
@@ -21,7 +22,6 @@ from holdfast.clients.postgres import asyncpg
 from holdfast.replay.parts.postgres import postgres_server
 from holdfast.replay.parts.redis import redis_server
 from holdfast.testing.faults import FaultProxy, Silence
-from servers import certificate
 from stopwatch import Stopwatch
 
 pytestmark = pytest.mark.realtime

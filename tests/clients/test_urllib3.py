@@ -15,10 +15,11 @@ import pytest
 import urllib3
 
 import holdfast
+from certificates import certificate, client_context
 from holdfast import Backoff, Breaker, BreakerOpen, Bulkhead, BulkheadFull, DeadlineExceeded, Policy, Retry
 from holdfast.clients import urllib3 as guarded
 from holdfast.testing.faults import Drip, FaultProxy, Silence, TlsStall, stalled_dns
-from servers import Answer, certificate, client_context, script, serving
+from servers import Answer, script, serving
 from stopwatch import Stopwatch, patiently
 
 AGAIN = Retry(attempts=3, backoff=Backoff(base=0.001, cap=0.001))

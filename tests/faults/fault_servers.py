@@ -5,11 +5,11 @@ from __future__ import annotations
 import socket
 import socketserver
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 
+import watching
 from stopwatch import Stopwatch
 
 
@@ -101,15 +101,4 @@ def arrivals(client: socket.socket, size: int) -> list[tuple[bytes, float, float
     return found
 
 
-def open_fds() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def soon(true: Callable[[], object], seconds: float = 2.0) -> bool:
-    """Whether it becomes true in time."""
-    until = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.002)
-    return True
+soon = partial(watching.soon, within=2.0)

@@ -8,10 +8,11 @@ import struct
 import threading
 
 import pytest
-from fault_servers import echo, open_fds, serving, soon
+from fault_servers import echo, serving, soon
 
 from holdfast.testing.faults import StalledResolver, stalled_dns
 from stopwatch import Stopwatch
+from watching import open_fds
 
 pytestmark = pytest.mark.realtime
 

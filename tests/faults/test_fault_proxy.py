@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from fault_servers import BODY, HEAD, connect, echo, http, open_fds, read_all, reset_at_once, serving, soon
+from fault_servers import BODY, HEAD, connect, echo, http, read_all, reset_at_once, serving, soon
 
 from holdfast.testing.faults import (
     Bandwidth,
@@ -27,6 +27,7 @@ from holdfast.testing.faults import (
     Trickle1xx,
 )
 from stopwatch import Stopwatch
+from watching import open_fds
 
 pytestmark = pytest.mark.realtime
 

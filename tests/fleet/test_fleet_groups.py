@@ -12,6 +12,7 @@ from fleet_hosts import hosts, until
 
 from holdfast.replay.parts.process import free_port
 from holdfast.replay.parts.redis import RedisServer, redis_server
+from sentinels import watched_master
 
 pytestmark = pytest.mark.realtime
 
@@ -25,18 +26,7 @@ def client(node: RedisServer) -> library.Redis:
 @contextlib.contextmanager
 def guarded() -> Iterator[tuple[RedisServer, RedisServer, str]]:
     """A master, its replica, three Sentinels; and the URL."""
-    with redis_server() as master, contextlib.ExitStack() as stack:
-        replica = stack.enter_context(redis_server(config=[f"replicaof 127.0.0.1 {master.port}", "repl-diskless-sync-delay 0"]))
-        watch = [
-            f"sentinel monitor main 127.0.0.1 {master.port} 2",
-            "sentinel down-after-milliseconds main 400",
-            "sentinel failover-timeout main 2000",
-        ]
-        sentinels = [stack.enter_context(redis_server(sentinel=True, config=watch)) for _ in range(3)]
-        asked = [client(sentinel) for sentinel in sentinels]
-        until(lambda: all(len(one.sentinel_sentinels("main")) == 2 for one in asked), 20, "the Sentinels know each other")
-        until(lambda: all(one.sentinel_slaves("main") for one in asked), 20, "and the replica")
-        until(lambda: client(replica).info("replication")["master_link_status"] == "up", 20)
+    with watched_master("main", down_after=0.4, failover=2.0) as (master, replica, sentinels):
         places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
         yield master, replica, f"redis+sentinel://{places}/main/0"
 

@@ -20,6 +20,7 @@ import pytest
 import redis as library
 from fleet_hosts import PATIENT, hosts, until
 
+from certificates import certificate, server_context
 from holdfast import Breaker, Budget, Policy, Retry, events, fleet
 from holdfast.cli import main
 from holdfast.fleet.connections import read_url
@@ -270,10 +271,9 @@ def test_a_user_of_the_access_list_needs_no_more_than_the_docs_say_and_no_error_
 
 
 @pytest.mark.realtime
-def test_tls_is_checked_and_obeys_the_deadline(tmp_path: Path) -> None:
-    certificate, key = certify(tmp_path)
-    with redis_server() as redis, tls_in_front(redis.port, certificate, key) as port:
-        with connected(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}"):
+def test_tls_is_checked_and_obeys_the_deadline() -> None:
+    with redis_server() as redis, tls_in_front(redis.port) as port:
+        with connected(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate()}"):
             policy = Policy("billing", breaker=Breaker())
             policy.breaker.force_open()
             until(lambda: library.Redis.from_url(redis.url).hget("{holdfast:billing}:breaker", "force") == b"forced-open")
@@ -285,41 +285,9 @@ def test_tls_is_checked_and_obeys_the_deadline(tmp_path: Path) -> None:
         stop()
 
 
-def certify(folder: Path) -> tuple[Path, Path]:
-    import datetime as dt
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "tls.pem", folder / "tls.key"
-    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    files[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, plain))
-    return files
-
-
 @contextlib.contextmanager
-def tls_in_front(port: int, certificate: Path, key: Path) -> Iterator[int]:
+def tls_in_front(port: int) -> Iterator[int]:
     """The server's wheel speaks no TLS: somebody in front of it does."""
-    import ssl
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
     loop = asyncio.new_event_loop()
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -338,7 +306,7 @@ def tls_in_front(port: int, certificate: Path, key: Path) -> Iterator[int]:
     over = asyncio.Event()
 
     async def main() -> None:
-        async with await asyncio.start_server(serve, "localhost", 0, ssl=context, family=2) as listener:
+        async with await asyncio.start_server(serve, "localhost", 0, ssl=server_context(), family=2) as listener:
             listening.append(listener.sockets[0].getsockname()[1])
             started.set()
             await over.wait()

@@ -9,11 +9,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -23,6 +23,7 @@ import urllib3
 from net_servers import listening
 
 import holdfast
+import watching
 from holdfast import DeadlineExceeded, net
 from holdfast.deadlines import Deadline
 from holdfast.drivers import clock
@@ -40,13 +41,7 @@ def _ours() -> int:
     return sum(thread.name == "holdfast-dns" for thread in threading.enumerate())
 
 
-def _soon(true: Callable[[], object], seconds: float = 2.0) -> bool:
-    until = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.005)
-    return True
+_soon = partial(watching.soon, within=2.0)
 
 
 @pytest.fixture(autouse=True)

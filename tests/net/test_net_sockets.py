@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from net_servers import client_context, listening, serving, tls_pair
+from net_servers import listening, serving, tls_pair
 
 import holdfast
+from certificates import client_context
 from holdfast import DeadlineExceeded, net
 from holdfast.net import clamp, eyeballs
 from holdfast.net.sockets import PLAIN, TLS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,13 @@ import pytest
 from holdfast.replay.parts.container import Container, MemoryLimit
 from holdfast.replay.parts.gunicorn import Gunicorn
 from holdfast.replay.parts.process import accepts
+from watching import soon
 
 pytestmark = pytest.mark.realtime
 
 GREEDY = """
 import os, threading, time
+from functools import partial
 from pathlib import Path
 
 def take():
@@ -32,13 +34,7 @@ def app(environ, start_response):
 """
 
 
-def eventually(holds: Callable[[], object], within: float = 20.0) -> bool:
-    give_up = time.monotonic() + within
-    while not holds():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.02)
-    return True
+eventually = partial(soon, within=20.0)
 
 
 @pytest.mark.parametrize("kernel", [True, False])

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import ipaddress
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pika
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 import holdfast
+from certificates import certificate, client_context
 from holdfast import Breaker, Policy, Retry
 from holdfast.clients.amqp import Consumer, Disconnected, Publisher
 from holdfast.clients.amqp import aio_pika as ours_async
 from holdfast.clients.amqp import pika as ours
+from holdfast.replay.parts.process import free_port
 from holdfast.replay.parts.rabbitmq import RabbitServer, rabbitmq_server
 from stopwatch import Stopwatch
 
@@ -149,21 +144,17 @@ def test_a_peer_that_accepts_and_is_silent_ends_at_the_deadline(peer: Callable[[
 
 
 @pytest.fixture(scope="module")
-def tls_broker(tmp_path_factory: pytest.TempPathFactory, broker_of_session: RabbitServer) -> Iterator[tuple[str, ssl.SSLContext]]:
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = _certificate(folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def tls_broker(broker_of_session: RabbitServer) -> Iterator[tuple[str, ssl.SSLContext]]:
+    port, pem = free_port(), str(certificate())
     settings = {
         "listeners.ssl.1": f"127.0.0.1:{port}",
-        "ssl_options.certfile": str(certificate),
-        "ssl_options.keyfile": str(key),
-        "ssl_options.cacertfile": str(certificate),
+        "ssl_options.certfile": pem,
+        "ssl_options.keyfile": pem,
+        "ssl_options.cacertfile": pem,
         "ssl_options.verify": "verify_none",
     }
     with rabbitmq_server(settings=settings) as server:
-        yield server.url_at("127.0.0.1", port).replace("amqp://", "amqps://"), ssl.create_default_context(cafile=str(certificate))
+        yield server.url_at("127.0.0.1", port).replace("amqp://", "amqps://"), client_context()
 
 
 @pytest.mark.realtime
@@ -179,27 +170,6 @@ def test_tls_is_checked_and_bound(tls_broker: tuple[str, ssl.SSLContext], kind: 
             ours.connect(parameters).close()
         else:
             connect(kind, url, ssl_context=context)
-
-
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "key.pem").write_bytes(private)
-    return folder / "certificate.pem", folder / "key.pem"
 
 
 @pytest.mark.realtime

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import pytest
 import redis as redis_py
 
 from holdfast.replay.parts.process import free_port
 from holdfast.replay.parts.redis import RedisServer, redis_server
+from sentinels import watched_master
 
 _NODE = ("cluster-enabled yes", "cluster-node-timeout 700", "repl-diskless-sync-delay 0")
 
@@ -51,23 +51,5 @@ def cluster() -> Iterator[list[RedisServer]]:
 @pytest.fixture(scope="module")
 def watched() -> Iterator[tuple[RedisServer, RedisServer, list[RedisServer]]]:
     """A master, its replica and three Sentinels."""
-    with contextlib.ExitStack() as running:
-        master = running.enter_context(redis_server(config=["repl-diskless-sync-delay 0"]))
-        replica = running.enter_context(redis_server(config=[f"replicaof 127.0.0.1 {master.port}", "repl-diskless-sync-delay 0"]))
-        rules = [
-            f"sentinel monitor shop 127.0.0.1 {master.port} 2",
-            "sentinel down-after-milliseconds shop 700",
-            "sentinel failover-timeout shop 3000",
-        ]
-        sentinels = [running.enter_context(redis_server(sentinel=True, config=rules)) for _ in range(3)]
-        for sentinel in sentinels:
-            with redis_py.Redis(port=sentinel.port) as client:
-                until(partial(_knows_all, client))
-        with redis_py.Redis(port=replica.port) as client:
-            until(lambda: client.info("replication")["master_link_status"] == "up")
-        yield master, replica, sentinels
-
-
-def _knows_all(sentinel: redis_py.Redis) -> bool:
-    state = sentinel.sentinel_masters()["shop"]
-    return bool(state["num-other-sentinels"] == 2 and state["num-slaves"] == 1)
+    with watched_master("shop", down_after=0.7, failover=3.0) as servers:
+        yield servers
