@@ -26,7 +26,9 @@ import trio
 import holdfast
 import holdfast.clients.httpx
 import holdfast.clients.requests
+from certificates import client_context
 from holdfast import Backoff, Policy, Retry
+from holdfast.testing.faults import FaultProxy, Latency
 from servers import Answer, serving
 from stopwatch import Stopwatch
 
@@ -145,6 +147,22 @@ def test_streams_that_were_cut_off_leave_their_connection_to_others():
 
     with http2() as url:
         assert asyncio.run(main(url)) == "in time"
+
+
+def test_a_connection_that_a_cut_off_left_half_made_is_not_gone_on_with():
+    """Who waited for it gets one that the pool knows, and closes in the end."""
+
+    async def main(url: str) -> None:
+        async with holdfast.clients.httpx.AsyncClient(http2=True, verify=client_context()) as client:
+            first = asyncio.create_task(client.get(url))
+            second = asyncio.create_task(client.get(url))
+            await asyncio.sleep(0.05)
+            first.cancel()
+            assert (await second).status_code == 200
+            assert [connection.is_idle() for connection in client._transport._pool.connections] == [True]
+
+    with serving(tls=True) as server, FaultProxy(("127.0.0.1", server.port), faults=[Latency(delay=0.2)]) as proxy:
+        asyncio.run(main(f"https://127.0.0.1:{proxy.port}/"))
 
 
 def test_a_body_that_nobody_reads_takes_no_room_from_the_next_one():

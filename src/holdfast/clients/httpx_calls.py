@@ -153,7 +153,7 @@ class Calls(_Calls):
         super().__init__(library, policy, transports, backend, over(library.httpx.SyncByteStream, Lent))
         self._rest = over(library.httpx.SyncByteStream, Rest)
         for pool in self._multiplexed:
-            separate(pool)
+            separate(pool, library.core.library)
 
     def make(self, request: Any, send: Callable[[Any], Any], *, blind: bool = False, streamed: bool = False) -> Any:
         """Send a request through the policy of its host.
@@ -247,7 +247,7 @@ class AsyncCalls(_Calls):
         super().__init__(library, policy, transports, backend, over(library.httpx.AsyncByteStream, AsyncLent))
         self._rest = over(library.httpx.AsyncByteStream, AsyncRest)
         for pool in self._multiplexed:
-            share(pool)
+            share(pool, library.core.library)
 
     def _exchange(self, request: Any, blind: bool) -> _Exchange:
         if self._multiplexed:

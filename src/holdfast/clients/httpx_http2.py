@@ -22,23 +22,23 @@ _REFUSED_STREAM = 7
 _CANCEL = 8
 
 
-def share(pool: Any) -> None:
-    """Have the connections of an async pool end their streams."""
-    _make(pool, _Shared)
+def share(pool: Any, library: Any) -> None:
+    """Have the connections of an async pool end their streams. The library is httpcore, or httpcore2."""
+    _make(pool, _Shared, library)
 
 
-def separate(pool: Any) -> None:
+def separate(pool: Any, library: Any) -> None:
     """Have the connections of a blocking pool serve one request at a time."""
-    _make(pool, _Separate)
+    _make(pool, _Separate, library)
 
 
-def _make(pool: Any, kind: type) -> None:
+def _make(pool: Any, kind: type, library: Any) -> None:
     create = pool.create_connection
 
     def create_connection(origin: Any) -> Any:
         connection = create(origin)
         _put_over(connection, kind)
-        connection._of_pool = pool
+        connection._of_pool, connection._library = pool, library
         return connection
 
     pool.create_connection = create_connection
@@ -54,6 +54,7 @@ class _Connection:
 
     _protocol: type
     _of_pool: Any
+    _library: Any
 
     @property
     def _connection(self) -> Any:
@@ -76,7 +77,7 @@ class _Streams:
 
     async def _response_closed(self, stream_id: int) -> None:
         _end(self, stream_id)  # before httpcore has the next request begin, for which there may be no other place
-        await super()._response_closed(stream_id)  # type: ignore[misc]
+        await super()._response_closed(stream_id)  # type: ignore[misc]  # httpcore's class comes behind this one, here and below
 
 
 def _end(connection: Any, stream_id: int) -> None:
@@ -99,7 +100,7 @@ class _Stream:
     def _response_closed(self, stream_id: int) -> None:
         connection: Any = self
         is_open = _is_open(connection._h2_state, stream_id)
-        super()._response_closed(stream_id)  # type: ignore[misc]
+        super()._response_closed(stream_id)  # type: ignore[misc]  # as above
         if is_open:
             connection.close()
 
@@ -113,6 +114,13 @@ class _Shared(_Connection):
     """A connection of an async pool."""
 
     _protocol = _Streams
+    _connect_failed: bool
+
+    async def _connect(self, request: Any) -> Any:
+        # Those who waited for it would try to connect next, on what has left the pool by then, and which nobody would close.
+        if self._connect_failed:
+            raise self._library.ConnectionNotAvailable
+        return await super()._connect(request)  # type: ignore[misc]  # as above
 
 
 class _Separate(_Connection):
@@ -122,7 +130,8 @@ class _Separate(_Connection):
 
     def is_available(self) -> bool:
         """See httpcore. The pool asks under its lock, and a request is in its list from before it has a connection until it is over."""
-        return all(request.connection is not self for request in self._of_pool._requests) and super().is_available()  # type: ignore[misc]
+        ours: Any = super()
+        return all(request.connection is not self for request in self._of_pool._requests) and ours.is_available()
 
 
 class _Noticed:
