@@ -109,13 +109,13 @@ def create_async_engine(
     made = _url(url, {"postgresql": "postgresql+psycopg"}, "psycopg", "asyncpg")
     creator: Callable[..., Awaitable[Any]]
     if made.get_driver_name() == "asyncpg":
-        from holdfast.clients.postgres.asyncpg import connect
+        from holdfast.clients.postgres.asyncpg import connect as connect_asyncpg
 
-        creator = connect
+        creator = connect_asyncpg
     else:
-        from holdfast.clients.postgres.psycopg import aconnect
+        from holdfast.clients.postgres.psycopg import aconnect as connect_psycopg
 
-        creator = aconnect
+        creator = connect_psycopg
     engine = sqlalchemy.ext.asyncio.create_async_engine(made, **{"poolclass": _AsyncPool, **options})
     make = partial(creator, policy=policy, dead_after=dead_after, statement_timeout=statement_timeout, server_timer=server_timer)
 
