@@ -22,9 +22,11 @@ class Stopwatch:
 
     Args:
         servers: pids of other processes that are waited for; they and their children are asked as well.
+        alone: only this thread is waited for, and the others of the process, which work on something else, are not asked.
     """
 
-    def __init__(self, *servers: int) -> None:
+    def __init__(self, *servers: int, alone: bool = False) -> None:
+        self._alone = alone
         self._processes = ("self", *map(str, servers))
         self._waited_before = self._waited()
         self._began = time.monotonic()
@@ -44,7 +46,7 @@ class Stopwatch:
         """For how long each thread has been ready to run and did not."""
         found = {}
         for process in self._processes:
-            for task in _tasks(process, with_children=process != "self"):
+            for task in [Path("/proc/thread-self")] if self._alone else _tasks(process, with_children=process != "self"):
                 with suppress(OSError):  # it has ended, or this is another system
                     found[str(task)] = int((task / "schedstat").read_text().split()[1]) / 1e9
         return found
