@@ -24,7 +24,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from holdfast.clients.redis import async_from_url
 from holdfast.clients.redis import from_url as client_from_url
-from holdfast.clients.redis.aio import async_like
+from holdfast.clients.redis.async_client import async_like
 from holdfast.clients.redis.client import like
 from holdfast.deadlines import Deadline, ambient
 from holdfast.drivers import clock

@@ -29,13 +29,13 @@ else:
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from holdfast.clients.redis.aio import AsyncRedis, async_from_url
+from holdfast.clients.redis.async_client import AsyncRedis, async_from_url
 from holdfast.clients.redis.client import Redis, from_url
 from holdfast.clients.redis.errors import BreakerOpen, BulkheadFull, DeadlineExceeded, RateLimited
 
 if TYPE_CHECKING:
-    from holdfast.clients.redis.aio_cluster import AsyncRedisCluster, async_cluster_from_url
-    from holdfast.clients.redis.aio_sentinel import AsyncSentinel
+    from holdfast.clients.redis.async_cluster import AsyncRedisCluster, async_cluster_from_url
+    from holdfast.clients.redis.async_sentinel import AsyncSentinel
     from holdfast.clients.redis.cluster import RedisCluster, cluster_from_url
     from holdfast.clients.redis.sentinel import Sentinel
 
@@ -57,11 +57,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncRedisCluster": "aio_cluster",
-    "AsyncSentinel": "aio_sentinel",
+    "AsyncRedisCluster": "async_cluster",
+    "AsyncSentinel": "async_sentinel",
     "RedisCluster": "cluster",
     "Sentinel": "sentinel",
-    "async_cluster_from_url": "aio_cluster",
+    "async_cluster_from_url": "async_cluster",
     "cluster_from_url": "cluster",
 }
 

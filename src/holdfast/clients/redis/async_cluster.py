@@ -17,8 +17,8 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from holdfast.clients.redis.aio import AsyncPubSub, guarded
-from holdfast.clients.redis.aio_connections import class_for
+from holdfast.clients.redis.async_client import AsyncPubSub, guarded
+from holdfast.clients.redis.async_connections import class_for
 from holdfast.clients.redis.cluster_map import EVERY, REDIRECTIONS, cluster_options, half, in_order, map_errors, raise_if_over
 from holdfast.clients.redis.commands import Command, command_of, is_repeatable
 from holdfast.clients.redis.settings import Settings

@@ -15,8 +15,8 @@ from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SlaveNotFoundError
 
-from holdfast.clients.redis.aio import AsyncRedis
-from holdfast.clients.redis.aio_connections import AsyncConnection, AsyncTLSConnection
+from holdfast.clients.redis.async_client import AsyncRedis
+from holdfast.clients.redis.async_connections import AsyncConnection, AsyncTLSConnection
 from holdfast.clients.redis.discovery import Discovery
 from holdfast.clients.redis.settings import DEFAULTS, Settings
 from holdfast.clients.redis.turns import afirst_answer

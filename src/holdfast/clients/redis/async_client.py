@@ -15,7 +15,7 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from holdfast.clients.redis.aio_connections import class_for
+from holdfast.clients.redis.async_connections import class_for
 from holdfast.clients.redis.commands import Command, command_of, is_repeatable, running
 from holdfast.clients.redis.errors import KINDS, casts_doubt, deadlines_seen
 from holdfast.clients.redis.settings import DEFAULTS, Settings, alike_options, pool_options
