@@ -31,8 +31,8 @@ _SHIELDED = 0.01
 # A timer takes no longer times than the system can count; one that rings too early is set again.
 _LONGEST = 1e9
 # A signal that comes between Python's look for signals and a system call is heard of when that call ends, and does not end it. So the timer
-# rings again until it is heard.
-_UNHEARD = 0.05
+# rings again until it is heard; not so often that it keeps C code from its own look for signals, which psycopg has every tenth of a second.
+_UNHEARD = 1.0
 _PACKAGE = __name__.split(".")[0]
 
 # signal.signal without its looking for an enum's member that each handler might be: that takes longer than all the rest, and a server
