@@ -149,6 +149,22 @@ def test_streams_that_were_cut_off_leave_their_connection_to_others():
         assert asyncio.run(main(url)) == "in time"
 
 
+def test_a_connection_serves_others_whenever_its_first_request_is_cancelled():
+    """httpcore counts streams as the connection begins, and went on with a wrong number after a cancellation in the middle of that."""
+
+    async def main(url: str) -> None:
+        for steps in range(0, 60, 4):
+            async with holdfast.clients.httpx.AsyncClient(http1=False, http2=True) as client:
+                first, *others = (asyncio.create_task(client.get(url)) for _ in range(1 + 2 * STREAMS))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                first.cancel()
+                assert [(await each).status_code for each in others] == [200] * 2 * STREAMS
+
+    with http2() as url:
+        asyncio.run(main(url))
+
+
 def test_a_connection_that_a_cut_off_left_half_made_is_not_gone_on_with():
     """Who waited for it gets one that the pool knows, and closes in the end."""
 

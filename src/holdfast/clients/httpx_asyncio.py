@@ -174,8 +174,9 @@ class Stream:
                 await self._connection.write(buffer, timeout)
 
     def post(self, data: bytes) -> None:
-        """Send, and wait for nothing."""
-        self._connection.transport.write(data)
+        """Send, if it can be sent, and wait for nothing."""
+        if not self._connection.transport.is_closing():
+            self._connection.transport.write(data)
 
     async def aclose(self) -> None:
         """See httpcore."""

@@ -21,6 +21,9 @@ from holdfast.clients.httpx_bodies import over
 _REFUSED_STREAM = 7
 _CANCEL = 8
 
+# h2's words for a connection that is closed before its first frame, or before the first of a request.
+_NOT_BEGUN = ("Invalid input ConnectionInputs.SEND_SETTINGS", "Invalid input ConnectionInputs.SEND_HEADERS")
+
 
 def share(pool: Any, library: Any) -> None:
     """Have the connections of an async pool end their streams. The library is httpcore, or httpcore2."""
@@ -64,6 +67,7 @@ class _Connection:
     def _connection(self, made: Any) -> None:
         if hasattr(made, "_h2_state"):
             _put_over(made, self._protocol)
+            made._library = self._library
         vars(self)["_connection"] = made
 
     def has_expired(self) -> bool:
@@ -72,12 +76,55 @@ class _Connection:
         return ours.has_expired() or (ours.is_idle() and not ours.is_available())
 
 
+class _Permits:
+    """httpcore's semaphore of the streams that may be open, of which one that is free is taken without a wait: as a connection begins
+    httpcore takes all but one in a loop, and a cut-off in the middle of that would leave the connection with a wrong number for good.
+    """
+
+    async def acquire(self) -> None:
+        """See httpcore."""
+        ours: Any = self
+        if not ours._backend:
+            ours.setup()
+        inner = ours._trio_semaphore if ours._backend == "trio" else ours._anyio_semaphore
+        if inner.value:
+            inner.acquire_nowait()
+        else:
+            await super().acquire()  # type: ignore[misc]  # httpcore's class comes behind this one, here and below
+
+
 class _Streams:
     """HTTP/2 whose streams end for the server too."""
 
+    @property
+    def _max_streams_semaphore(self) -> Any:
+        return vars(self)["_max_streams_semaphore"]
+
+    @_max_streams_semaphore.setter
+    def _max_streams_semaphore(self, made: Any) -> None:
+        _put_over(made, _Permits)
+        vars(self)["_max_streams_semaphore"] = made
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """See httpcore. What was closed while the request waited for its turn leaves it to another connection."""
+        ours: Any = self
+        try:
+            return await super().handle_async_request(request)  # type: ignore[misc]  # as above
+        except Exception as error:
+            if _never_began(error):
+                raise ours._library.ConnectionNotAvailable from error
+            raise
+
     async def _response_closed(self, stream_id: int) -> None:
         _end(self, stream_id)  # before httpcore has the next request begin, for which there may be no other place
-        await super()._response_closed(stream_id)  # type: ignore[misc]  # httpcore's class comes behind this one, here and below
+        await super()._response_closed(stream_id)  # type: ignore[misc]  # as above
+
+
+def _never_began(error: Exception) -> bool:
+    from h2.exceptions import ProtocolError
+
+    said = error if isinstance(error, ProtocolError) else error.__context__
+    return isinstance(said, ProtocolError) and str(said).startswith(_NOT_BEGUN)
 
 
 def _end(connection: Any, stream_id: int) -> None:
