@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from holdfast.replay.parts.process import Process, accepts, free_port
+from stopwatch import Stopwatch
 
 BIN = Path(sys.executable).parent
 
@@ -34,12 +35,10 @@ class Served:
         """One request on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            began = time.monotonic()
+            watch = Stopwatch(self.process.pid)
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
-            return Answer(
-                response.status, {name.lower(): value for name, value in response.getheaders()}, response.read(), time.monotonic() - began
-            )
+            return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read(), watch)
         finally:
             connection.close()
 
@@ -50,16 +49,16 @@ class Served:
 
 
 class Answer:
-    """What came back, and after how many seconds."""
+    """What came back, and after how many seconds: see `Stopwatch`."""
 
-    def __init__(self, status: int, headers: dict[str, str], body: bytes, took: float) -> None:
+    def __init__(self, status: int, headers: dict[str, str], body: bytes, watch: Stopwatch) -> None:
         self.status = status
         self.headers = headers
         self.body = body
-        self.took = took
+        self.elapsed, self.took = watch.elapsed, watch.took
 
     def __repr__(self) -> str:
-        return f"<{self.status} after {self.took:.3f} s: {self.body[:80]!r}>"
+        return f"<{self.status} after {self.elapsed:.3f} s: {self.body[:80]!r}>"
 
 
 def command(kind: str, port: int, app: str, *options: str) -> list[str]:

@@ -40,6 +40,8 @@ def test_the_statement_of_a_client_that_has_gone_ends_and_is_rolled_back(kind, t
         server = database.__enter__()
     except Unavailable as missing:
         pytest.fail(str(missing))
+    open_now = "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND usename IS NOT NULL"
+    asleep = f"{open_now} AND wait_event = 'PgSleep'"
     try:
         with psycopg.connect(server.url, autocommit=True) as look:
             look.execute("CREATE TABLE orders (id int)")
@@ -47,12 +49,9 @@ def test_the_statement_of_a_client_that_has_gone_ends_and_is_rolled_back(kind, t
             monkeypatch.setenv("DATABASE_URL", server.url)
             site = Site(serve(kind, tmp_path, APP), tmp_path / "notes")
             with site.served.process:
-                site.leave("/", 0.7)
-                assert eventually(lambda: site.notes.exists() and "the client has gone after" in site.notes.read_text(), 3)
-                open_now = (
-                    "SELECT count(*) FROM pg_stat_activity WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND usename IS NOT NULL"
-                )
-                assert eventually(lambda: look.execute(open_now).fetchone() == (0,), 3)
+                site.leave("/", lambda: look.execute(asleep).fetchone() == (1,))
+                assert eventually(lambda: site.notes.exists() and "the client has gone after" in site.notes.read_text())
+                assert eventually(lambda: look.execute(open_now).fetchone() == (0,))
                 assert look.execute("SELECT count(*) FROM orders").fetchone() == (0,)
     finally:
         database.__exit__(None, None, None)

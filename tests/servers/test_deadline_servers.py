@@ -8,6 +8,8 @@ import time
 import pytest
 from serving import eventually, serve
 
+from stopwatch import Stopwatch
+
 ASGI = """
 import asyncio, os, sys, time, threading
 import holdfast
@@ -48,6 +50,7 @@ async def app(scope, receive, send):
         await send({"type": "lifespan.shutdown.complete"})
         return
     path = scope["path"]
+    note(f"{path}: began")
     body = b""
     if path == "/echo":
         more = True
@@ -81,7 +84,7 @@ async def app(scope, receive, send):
         note(f"{path}: ended")
 
 holdfast.events.subscribe(lambda event: note(f"{type(event).__name__}: {getattr(event, 'outside', 0):.1f}"))
-app = Shield(app, deadline={"/": 0.5, "/wait": 30, "/slow/30": 30, "/echo": 3})
+app = Shield(app, deadline={"/": 0.5, "/wait": 30, "/left": 20, "/slow/30": 30, "/echo": 20})
 """
 
 WSGI = """
@@ -103,6 +106,7 @@ def pieces():
 
 def app(environ, start_response):
     path = environ["PATH_INFO"]
+    note(f"{path}: began")
     body = b"ok"
     try:
         if path == "/busy":
@@ -146,7 +150,7 @@ def app(environ, start_response):
         note(f"{path}: ended")
 
 holdfast.events.subscribe(lambda event: note(f"{type(event).__name__}: {getattr(event, 'outside', 0):.1f}"))
-app = Shield(app, deadline={"/": 0.5, "/wait": 30})
+app = Shield(app, deadline={"/": 0.5, "/wait": 30, "/left": 20})
 """
 
 
@@ -158,14 +162,15 @@ class Site:
         self.notes = notes
         self.get = served.get
 
-    def noted(self, text, within=5.0):
-        return eventually(lambda: self.notes.exists() and text in self.notes.read_text().splitlines(), within)
+    def noted(self, text):
+        return eventually(lambda: self.notes.exists() and text in self.notes.read_text().splitlines())
 
-    def leave(self, path, after, *, send=b""):
-        """Ask, and go away without waiting for the answer."""
+    def leave(self, path, when):
+        """Ask, and go away without waiting for the answer once this is so; what runs from then on."""
         with socket.create_connection(("127.0.0.1", self.served.port)) as sock:
-            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() + send)
-            time.sleep(after)
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert eventually(when)
+            return Stopwatch(self.served.process.pid)
 
 
 def site(kind, source, folder, monkeypatch, *options):
@@ -201,26 +206,27 @@ def assert_late(answer, budget=0.5, slack=0.35):
     assert answer.status == 504, answer
     assert answer.headers["content-type"] == "application/problem+json"
     assert json.loads(answer.body)["code"] == "deadline-exceeded"
-    assert budget - 0.02 <= answer.took <= budget + slack
+    assert budget - 0.02 <= answer.elapsed
+    assert answer.took <= budget + slack
 
 
 @pytest.mark.realtime
 def test_asgi_slow_work_is_cancelled_at_the_deadline_and_its_clean_up_runs(asgi):
     assert_late(asgi.get("/slow"))
-    assert asgi.noted("/slow: ended", 1)
+    assert asgi.noted("/slow: ended")
 
 
 @pytest.mark.realtime
 def test_asgi_the_answer_comes_at_the_deadline_though_a_thread_cannot_be_stopped_and_that_is_reported(asgi):
     assert_late(asgi.get("/thread"))
-    assert asgi.noted("stubborn: done", 2)
-    assert eventually(lambda: re.search(r"DeadlineOutrun: 0\.[3-6]", asgi.notes.read_text()), 2)
+    assert asgi.noted("stubborn: done")
+    assert eventually(lambda: re.search(r"DeadlineOutrun: (0\.[3-9]|[1-9])", asgi.notes.read_text()))
 
 
 @pytest.mark.realtime
 def test_asgi_a_thread_that_asks_is_stopped(asgi):
     assert_late(asgi.get("/asking"))
-    assert asgi.noted("asking: DeadlineExceeded", 2)
+    assert asgi.noted("asking: DeadlineExceeded")
 
 
 @pytest.mark.realtime
@@ -229,13 +235,13 @@ def test_asgi_a_response_that_has_begun_is_cut_off_and_not_ended_as_if_it_were_w
 
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
         asgi.get("/stream")
-    assert asgi.noted("/stream: ended", 1)
+    assert asgi.noted("/stream: ended")
 
 
 @pytest.mark.realtime
 def test_asgi_what_runs_after_the_response_is_not_cut_off(asgi):
     assert asgi.get("/background").took < 0.4
-    assert asgi.noted("background: done", 3)
+    assert asgi.noted("background: done")
 
 
 @pytest.mark.realtime
@@ -244,15 +250,14 @@ def test_asgi_the_callers_header_shortens_the_deadline_and_never_lengthens_it(as
     assert_late(asgi.get("/slow", {"grpc-timeout": "200m"}), 0.2)
     assert_late(asgi.get("/slow", {"X-Request-Timeout-Ms": "99999999"}))
     assert_late(asgi.get("/slow", {"X-Request-Timeout-Ms": "junk"}))
-    assert float(asgi.get("/left").body) <= 0.5
+    assert float(asgi.get("/left", {"X-Request-Timeout-Ms": "99999999"}).body) <= 20
 
 
 @pytest.mark.realtime
 def test_asgi_the_client_that_goes_away_ends_the_work(asgi):
-    asgi.leave("/slow/30", 0.2)
-    began = time.monotonic()
-    assert asgi.noted("/slow/30: ended", 5)
-    assert time.monotonic() - began < 1.5
+    watch = asgi.leave("/slow/30", lambda: asgi.noted("/slow/30: began"))
+    assert asgi.noted("/slow/30: ended")
+    assert watch.took < 1.5
 
 
 @pytest.mark.realtime
@@ -267,18 +272,18 @@ def test_asgi_a_body_that_is_read_slowly_comes_whole_though_the_client_is_watche
 def test_wsgi_work_that_asks_or_waits_on_a_socket_is_stopped(wsgi):
     assert_late(wsgi.get("/asking"))
     assert_late(wsgi.get("/socket"))
-    assert wsgi.noted("/socket: DeadlineExceeded", 1)
+    assert wsgi.noted("/socket: DeadlineExceeded")
 
 
 @pytest.mark.realtime
 def test_wsgi_a_busy_loop_is_stopped_in_the_sync_worker_and_reported_where_it_cannot_be(wsgi):
     if wsgi.kind == "sync":
         assert_late(wsgi.get("/busy"))
-        assert wsgi.noted("/busy: DeadlineExceeded", 1)
+        assert wsgi.noted("/busy: DeadlineExceeded")
     else:
         answer = wsgi.get("/sleep")
         assert answer.status == 504
-        assert eventually(lambda: re.search(r"DeadlineOutrun: 0\.[3-6]", wsgi.notes.read_text()), 2)
+        assert eventually(lambda: re.search(r"DeadlineOutrun: (0\.[3-9]|[1-9])", wsgi.notes.read_text()))
 
 
 @pytest.mark.realtime
@@ -293,14 +298,14 @@ def test_wsgi_a_response_that_has_begun_is_cut_off_and_not_ended_as_if_it_were_w
 
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
         wsgi.get("/stream")
-    assert wsgi.noted("/stream: ended", 1)
+    assert wsgi.noted("/stream: ended")
 
 
 @pytest.mark.realtime
 def test_wsgi_the_callers_header_shortens_the_deadline_and_never_lengthens_it(wsgi):
     assert_late(wsgi.get("/asking", {"X-Request-Timeout-Ms": "200"}), 0.2)
     assert_late(wsgi.get("/asking", {"grpc-timeout": "9H"}))
-    assert float(wsgi.get("/left").body) <= 0.5
+    assert float(wsgi.get("/left", {"grpc-timeout": "9H"}).body) <= 20
 
 
 @pytest.mark.realtime
@@ -308,31 +313,30 @@ def test_wsgi_the_callers_header_shortens_the_deadline_and_never_lengthens_it(ws
 def test_wsgi_the_client_that_goes_away_ends_the_work(wsgi, path):
     if path == "/wait/asleep" and wsgi.kind != "sync":
         return  # nothing wakes a sleeping thread
-    wsgi.leave(path, 0.2)
-    began = time.monotonic()
-    assert wsgi.noted(f"{path}: ClientGone", 5)
-    assert time.monotonic() - began < 1.5
+    watch = wsgi.leave(path, lambda: wsgi.noted(f"{path}: began"))
+    assert wsgi.noted(f"{path}: ClientGone")
+    assert watch.took < 1.5
 
 
 @pytest.mark.realtime
 def test_wsgi_a_client_that_never_sends_its_body_does_not_hold_the_worker(wsgi):
     with socket.create_connection(("127.0.0.1", wsgi.served.port)) as sock:
         sock.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhal")
-        sock.settimeout(5)
-        began = time.monotonic()
+        sock.settimeout(20)
+        watch = Stopwatch(wsgi.served.process.pid)
         answer = sock.recv(65536)
-        assert time.monotonic() - began < 1.5
+        assert watch.took < 1.5
     assert b" 504 " in answer
 
 
 @pytest.mark.realtime
 def test_wsgi_a_request_that_waited_too_long_is_refused_before_any_work(wsgi):
-    answer = wsgi.get("/left", {"X-Request-Start": f"t={time.time() - 0.6:.3f}"})
+    answer = wsgi.get("/left", {"X-Request-Start": f"t={time.time() - 20.1:.3f}"})
     assert answer.status == 503
     assert json.loads(answer.body)["code"] == "waited-too-long"
-    waited = wsgi.get("/left", {"X-Request-Start": f"t={(time.time() - 0.3) * 1000:.0f}"})
-    assert 0 < float(waited.body) <= 0.205
-    assert float(wsgi.get("/left", {"X-Request-Start": "t=99999999999"}).body) > 0.3
+    waited = wsgi.get("/left", {"X-Request-Start": f"t={(time.time() - 12) * 1000:.0f}"})
+    assert 0 < float(waited.body) <= 8.005
+    assert float(wsgi.get("/left", {"X-Request-Start": "t=99999999999"}).body) > 12
 
 
 @pytest.mark.realtime
@@ -342,5 +346,5 @@ def test_asgi_watching_the_client_does_not_ask_it_for_its_body(asgi):
         return  # it says so by itself, whatever the application does
     with socket.create_connection(("127.0.0.1", asgi.served.port)) as sock:
         sock.sendall(b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
-        sock.settimeout(5)
+        sock.settimeout(20)
         assert b" 504 " in sock.recv(65536).splitlines()[0]

@@ -31,8 +31,8 @@ def test_what_comes_after_the_whole_response_is_bound_no_more_however_it_was_sen
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": last, "path": "/a/file"})
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         done.append("background")
 
-    assert asyncio.run(ask(Shield(app, deadline=0.05), {})) == ["http.response.start", last]
+    assert asyncio.run(ask(Shield(app, deadline=0.3), {})) == ["http.response.start", last]
     assert done == ["background"]

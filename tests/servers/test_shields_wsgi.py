@@ -99,7 +99,7 @@ def stamped(app):
         (stamped(late_in_pieces), {}, "504"),
         (stamped(late), {"HTTP_X_REQUEST_TIMEOUT_MS": "0"}, "504"),
         (stamped(late), {"HTTP_X_REQUEST_START": f"t={time.time() - 60:.3f}"}, "503"),
-        (Readiness([lambda: time.sleep(0.2)]).wsgi(late), {}, "503"),
+        (Readiness([lambda: time.sleep(3)]).wsgi(late), {}, "503"),
     ],
 )
 def test_a_refusal_of_head_has_no_body_for_the_next_response_on_its_connection_would_begin_with_it(shielded, more, status):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from serving import serve
+from serving import eventually, serve
 
 OUTER = """
 import os
@@ -20,7 +20,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": answer.status_code, "headers": []})
     await send({"type": "http.response.body", "body": answer.content})
 
-app = Shield(app, deadline=1.0, admission=Admission(limit=10, priority={"/": "normal", "/buy": "critical", "/report": "sheddable"}))
+app = Shield(app, deadline=5.0, admission=Admission(limit=10, priority={"/": "normal", "/buy": "critical", "/report": "sheddable"}))
 """
 
 INNER = """
@@ -63,7 +63,7 @@ def services(request, tmp_path, monkeypatch):
 @pytest.mark.realtime
 def test_deadline_and_priority_travel_with_the_request(services):
     seen = {path: json.loads(services.get(path).body) for path in ("/", "/buy", "/report")}
-    assert all(0 < one["left"] <= 1.0 for one in seen.values())
+    assert all(0 < one["left"] <= 5.0 for one in seen.values())
     assert seen["/"]["level"] is None
     assert seen["/buy"]["level"] == ("critical" if services.trusted else None)
     assert seen["/report"]["level"] == "sheddable"
@@ -74,7 +74,5 @@ def test_work_at_the_end_of_the_chain_stops_with_the_deadline_of_its_beginning(s
     answer = services.get("/slow", {"X-Request-Timeout-Ms": "400"})
     assert answer.status == 504
     assert answer.took < 0.9
-    from serving import eventually
-
-    assert eventually(lambda: services.notes.exists() and services.notes.read_text(), 2)
-    assert float(services.notes.read_text()) < 0.7
+    assert eventually(lambda: services.notes.exists() and services.notes.read_text())
+    assert float(services.notes.read_text()) < 2.0, "not with its own, nor with that of what stands between"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from holdfast.errors import StoreUnavailable
 from holdfast.replay.parts.redis import RedisServer, redis_server
 from holdfast.servers import Idempotency, RedisStore
 from holdfast.servers.idempotency.store import Interrupted, Record, Running
+from stopwatch import Stopwatch
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_a_key_is_claimed_once_and_its_answer_shared(make: Any) -> None:
 @pytest.mark.realtime
 def test_a_claim_that_was_given_up_is_not_made_later(make: Any, server: RedisServer) -> None:
     """A server that was stopped does what it was asked when it goes on."""
-    one = make(timeout=0.2)
+    one = make(timeout=0.5)
     one.end(one.claim("other"), "free")  # connected
     server.suspend()
     try:
@@ -100,10 +102,12 @@ def test_a_claim_that_was_given_up_is_not_made_later(make: Any, server: RedisSer
             one.claim()
     finally:
         server.resume()
-    deadline = time.monotonic() + 5.0
-    while not hasattr(claim := one.claim(), "keep"):
+    deadline, claim = time.monotonic() + 5.0, None
+    while not hasattr(claim, "keep"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+        with contextlib.suppress(StoreUnavailable):  # a server that was just stopped may be late
+            claim = one.claim()
     assert one.end(claim, "keep", b"answer") is True
 
 
@@ -126,9 +130,9 @@ def test_after_its_lease_a_key_is_somebody_elses_and_the_late_one_changes_nothin
 
 def test_told_to_refuse_it_never_runs_again_what_was_interrupted(make: Any) -> None:
     one = make(interrupted="refuse")
-    one.claim(lease=0.05)
-    assert isinstance(one.claim(lease=0.05), Running)
-    time.sleep(0.1)
+    one.claim(lease=0.5)
+    assert isinstance(one.claim(), Running)
+    time.sleep(0.55)
     assert one.claim() == Interrupted("f")
     one.end(one.claim("other"), "abandon")
     assert one.claim("other") == Interrupted("f")
@@ -195,9 +199,9 @@ def test_a_redis_that_hangs_is_503_in_time_and_nothing_runs(server: RedisServer)
     app = Idempotency(store).wsgi(handler.wsgi)
     server.suspend()
     try:
-        began = time.monotonic()
+        watch = Stopwatch()
         response = ask_wsgi(app, "POST", "/", {"Idempotency-Key": "k"}, b"")
-        assert time.monotonic() - began < 1.0
+        assert watch.took < 1.0
         assert (response.status, response.code) == (503, "idempotency-store-unavailable")
         assert handler.asked == []
         with pytest.raises(StoreUnavailable) as raised:

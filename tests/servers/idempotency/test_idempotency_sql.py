@@ -308,8 +308,8 @@ def test_the_connection_is_there_for_requests_alone() -> None:
 def test_work_that_ends_after_its_deadline_is_rolled_back(shop: Shop) -> None:
     """Its caller is told that it was too late, so nothing may have happened."""
     shop.ask("first")
-    shop.reply = lambda: time.sleep(0.35) or 201
-    with pytest.raises(DeadlineExceeded), deadline(0.3):
+    shop.reply = lambda: time.sleep(0.65) or 201
+    with pytest.raises(DeadlineExceeded), deadline(0.6):
         shop.ask()
     assert (shop.ran, shop.orders, shop.records) == (2, 1, 1)
 

@@ -28,7 +28,7 @@ ROUNDS = int(os.environ.get("HOLDFAST_ROUNDS", "8"))
 DUPLICATES = 64
 GIVE_UP = 20.0
 
-pytestmark = [pytest.mark.realtime, pytest.mark.timeout(60 + 3 * ROUNDS)]
+pytestmark = [pytest.mark.realtime, pytest.mark.timeout(150 + 3 * ROUNDS)]
 
 Answer = tuple[int, bytes]
 

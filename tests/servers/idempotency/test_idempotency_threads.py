@@ -22,7 +22,7 @@ class FewConnections:
         self.connections = threading.Semaphore(2)
 
     def claim(self, key: str | None, fingerprint: str, *, lease: float, ttl: float) -> Any:
-        if not self.connections.acquire(timeout=5.0):
+        if not self.connections.acquire(timeout=25.0):
             raise StoreUnavailable("no connection")
         return self
 
@@ -46,7 +46,7 @@ def crowd(handler: Handler) -> list[int]:
         return (await ask_asgi(part.asgi(handler.asgi), "POST", "/", {"Idempotency-Key": f"key-{number}"}, b"order")).status
 
     async def all_of_them() -> list[int]:
-        return await asyncio.wait_for(asyncio.gather(*(one(number) for number in range(64))), 4.0)
+        return await asyncio.wait_for(asyncio.gather(*(one(number) for number in range(64))), 20.0)
 
     return asyncio.run(all_of_them())
 
