@@ -8,18 +8,16 @@ import math
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 from holdfast import net
 from holdfast.clients import httpx_asyncio
 from holdfast.clients.exchange import wrote
 from holdfast.clients.httpx_errors import Core
+from holdfast.net.async_eyeballs import first_connected
 from holdfast.net.clamp import alone
 from holdfast.net.dns import AddressInfo
 from holdfast.net.sockets import receive_plain, receive_tls, sendall_plain
-
-# Between attempts on a host's addresses, as in holdfast.net.
-_STAGGER = 0.25
 
 Options = Iterable[tuple[Any, ...]]
 
@@ -198,7 +196,8 @@ class AsyncBackend:
         with self._core.connecting:
             async with asyncio.timeout(timeout):
                 found = await net.agetaddrinfo(host, port, 0, net.STREAM)
-                connection = await _first([str(info[4][0]) for info in net.interleave(found)], port, local_address)
+                addresses = [str(info[4][0]) for info in net.interleave(found)]
+                connection = await first_connected(addresses, lambda each: httpx_asyncio.connect(each, port, local_address))
         return self._stream(connection, socket_options)
 
     async def connect_unix_socket(self, path: str, timeout: float | None = None, socket_options: Options | None = None) -> Any:
@@ -245,37 +244,6 @@ class AsyncBackend:
             stream.read = _closing_async(stream.read, stream.close)
             stream.write = _closing_async(stream.write, stream.close)
         return stream
-
-
-async def _first(addresses: list[str], port: int, local: str | None) -> httpx_asyncio.Connection:
-    """The connection to whichever address answers first, 250 ms apart."""
-    if len(addresses) == 1:
-        return await httpx_asyncio.connect(addresses[0], port, local)
-    tasks: set[asyncio.Task[httpx_asyncio.Connection]] = set()
-    failure: Exception = OSError("the host has no address")
-    try:
-        waiting = list(addresses)
-        while waiting or tasks:
-            if waiting:
-                tasks.add(asyncio.create_task(httpx_asyncio.connect(waiting.pop(0), port, local)))
-            done, _ = await asyncio.wait(tasks, timeout=_STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                tasks.discard(task)
-                error = task.exception()
-                if error is None:
-                    return task.result()
-                failure = cast("Exception", error)
-        raise failure
-    finally:
-        await _give_up(tasks)
-
-
-async def _give_up(tasks: set[asyncio.Task[httpx_asyncio.Connection]]) -> None:
-    for task in tasks:
-        task.cancel()
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, httpx_asyncio.Connection):  # it connected just as it lost
-            result.close()
 
 
 def _in_asyncio() -> bool:

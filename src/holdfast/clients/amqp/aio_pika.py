@@ -14,7 +14,6 @@ It is an `aio_pika.Connection`, not a robust one: that connects again by itself,
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 import ssl
 from contextvars import Context, copy_context
@@ -27,7 +26,7 @@ from holdfast.clients.errors import Kinds
 from holdfast.clients.operation import Guarding
 from holdfast.deadlines import ambient
 from holdfast.drivers import clock
-from holdfast.net import agetaddrinfo, interleave
+from holdfast.net.async_eyeballs import aconnect
 from holdfast.policy import Policy
 from holdfast.scope import deadline
 from holdfast.validation import Seconds
@@ -149,8 +148,7 @@ async def open_connection(url: URL, liveness: Liveness, ssl_context: ssl.SSLCont
     """
     connection = Connection(url, liveness, ssl_context)
     try:
-        async with deadline(CONNECT_TIMEOUT) as block:
-            connection._stream.until = clock.now() + block.remaining()
+        async with deadline(CONNECT_TIMEOUT):
             home.run(ambient.set, None)
             await asyncio.get_running_loop().create_task(connection.connect(), context=home)
     except BaseException as error:
@@ -170,7 +168,6 @@ class _Stream(TransportFactory):
 
     def __init__(self, liveness: Liveness) -> None:
         self.heard = 0.0
-        self.until = math.inf  # when connecting is over
         self._liveness = liveness
         self._reader: asyncio.StreamReader | None = None
         self._transport: asyncio.Transport | None = None
@@ -180,7 +177,7 @@ class _Stream(TransportFactory):
         """See aiormq."""
         loop = asyncio.get_running_loop()
         tls = await options["ssl_context_provider"].get_context() if url.scheme == "amqps" else None
-        sock = await _connect_tcp(cast("str", url.host), cast("int", url.port), self._liveness, self.until)
+        sock = await self._connect_tcp(url)
         reader = self._reader = asyncio.StreamReader(limit=_LIMIT, loop=loop)
         protocol = _Heard(self, reader, loop)
         try:
@@ -192,6 +189,14 @@ class _Stream(TransportFactory):
         self.heard = clock.now()
         self._timer = loop.call_later(self._liveness.silence, self._listen)
         return reader, _Writer(transport, protocol, reader, loop)
+
+    async def _connect_tcp(self, url: URL) -> socket.socket:
+        try:
+            return await aconnect((cast("str", url.host), cast("int", url.port)), self._liveness.tcp.as_list())
+        except socket.gaierror:
+            raise
+        except OSError as error:
+            raise aio_pika.exceptions.AMQPConnectionError(*error.args) from error
 
     def _listen(self) -> None:
         now = clock.now()
@@ -232,26 +237,3 @@ class _Writer(asyncio.StreamWriter):
 
     def close(self) -> None:
         self.transport.abort()
-
-
-async def _connect_tcp(host: str, port: int, liveness: Liveness, until: float) -> socket.socket:
-    """A connected socket; each address has its share of the time, so that one that swallows everything does not take all of it."""
-    addresses = interleave(await agetaddrinfo(host, port, type=socket.SOCK_STREAM))
-    failure: OSError | None = None
-    for number, (family, kind, protocol, _, address) in enumerate(addresses):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            for option in liveness.tcp.as_list():
-                sock.setsockopt(*option)
-            async with asyncio.timeout((until - clock.now()) / (len(addresses) - number)):
-                await asyncio.get_running_loop().sock_connect(sock, address)
-        except OSError as error:  # TimeoutError is one
-            sock.close()
-            failure = failure or error
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
-    raise aio_pika.exceptions.AMQPConnectionError(*(failure.args if failure else (f"{host!r} has no address",))) from failure

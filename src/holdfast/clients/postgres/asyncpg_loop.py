@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from holdfast.net import TcpOptions
-from holdfast.net.aconnect import aconnect
+from holdfast.net.async_eyeballs import aconnect
 
 
 class Connecting:

@@ -16,7 +16,7 @@ from redis import exceptions
 from holdfast.clients.redis.commands import running
 from holdfast.clients.redis.connections import PING
 from holdfast.net import TcpOptions
-from holdfast.net.aconnect import aconnect
+from holdfast.net.async_eyeballs import aconnect
 
 _Base: Any = object  # redis-py's AbstractConnection comes behind it
 

@@ -1,4 +1,4 @@
-"""`connect` for asyncio: a connected socket by whichever of the host's addresses answers first, 250 ms apart (RFC 8305).
+"""A TCP connection in asyncio, by whichever of the host's addresses answers first, 250 ms apart (RFC 8305).
 
 Whoever calls it bounds it: by `async with holdfast.deadline(...)`, a policy, or `asyncio.timeout`.
 """
@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from holdfast.net.dns import AddressInfo, agetaddrinfo
 from holdfast.net.eyeballs import STREAM, SocketOptions, interleave
 
 _STAGGER = 0.25
+
+
+class _Closes(Protocol):
+    def close(self) -> object: ...
+
+
+A = TypeVar("A")
+C = TypeVar("C", bound=_Closes)
 
 
 async def aconnect(address: tuple[str, int], options: SocketOptions = ()) -> socket.socket:
@@ -27,13 +38,28 @@ async def aconnect(address: tuple[str, int], options: SocketOptions = ()) -> soc
     Raises:
         OSError: the look-up failed, or no address accepts; then the error of the last.
     """
-    waiting = interleave(await agetaddrinfo(*address, type=STREAM))
-    tasks: set[asyncio.Task[socket.socket]] = set()
-    failure: BaseException = OSError(f"{address[0]!r} has no address")
+    return await first_connected(interleave(await agetaddrinfo(*address, type=STREAM)), partial(_attempt, options))
+
+
+async def first_connected(addresses: Iterable[A], connect: Callable[[A], Coroutine[Any, Any, C]]) -> C:
+    """The connection to whichever address answers first; the others are closed, should they come to be.
+
+    Args:
+        addresses: in the order in which they are tried.
+        connect: connects to one.
+
+    Raises:
+        Exception: none accepts; what the last one raised.
+    """
+    waiting = [*addresses]
+    if len(waiting) == 1:
+        return await connect(waiting[0])
+    tasks: set[asyncio.Task[C]] = set()
+    failure: BaseException = OSError("the host has no address")
     try:
         while waiting or tasks:
             if waiting:
-                tasks.add(asyncio.create_task(_attempt(waiting.pop(0), options)))
+                tasks.add(asyncio.create_task(connect(waiting.pop(0))))
             done, _ = await asyncio.wait(tasks, timeout=_STAGGER if waiting else None, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 tasks.discard(task)
@@ -46,7 +72,7 @@ async def aconnect(address: tuple[str, int], options: SocketOptions = ()) -> soc
         await _give_up(tasks)
 
 
-async def _attempt(info: AddressInfo, options: SocketOptions) -> socket.socket:
+async def _attempt(options: SocketOptions, info: AddressInfo) -> socket.socket:
     family, kind, proto, _, where = info
     sock = socket.socket(family, kind, proto)
     try:
@@ -60,9 +86,9 @@ async def _attempt(info: AddressInfo, options: SocketOptions) -> socket.socket:
     return sock
 
 
-async def _give_up(tasks: set[asyncio.Task[socket.socket]]) -> None:
+async def _give_up(tasks: set[asyncio.Task[C]]) -> None:
     for task in tasks:
         task.cancel()
     for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, socket.socket):  # it connected just as it lost
+        if not isinstance(result, BaseException):  # it connected just as it lost
             result.close()
