@@ -6,6 +6,8 @@
 | `publisher`, `async_publisher` | `Publisher`, `AsyncPublisher`: persistent, confirmed, published again under the same message id |
 | `consumer`, `async_consumer` | `Consumer`, `AsyncConsumer`: each effect once, poison to a dead-letter queue, drained on SIGTERM |
 | `link`, `async_link` | one live connection of a publisher |
+| `session`, `async_session` | one live connection of a consumer |
+| `settings`, `consumer_settings` | what both kinds of publishers, and of consumers, are told alike |
 | `message`, `delivery` | pure: what is published; what becomes of what was delivered |
 | `liveness`, `judging`, `errors` | pure: when a broker counts as dead, what an error says about it, and our own |
 """

@@ -15,15 +15,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from aio_pika.exceptions import AMQPError
-from aiormq.exceptions import ChannelNotFoundEntity
 
 from holdfast.backoff import Backoff
-from holdfast.clients.amqp.aio_pika import Connection, checked_url, open_connection
+from holdfast.clients.amqp.aio_pika import checked_url, open_connection
 from holdfast.clients.amqp.async_publisher import AsyncPublisher
-from holdfast.clients.amqp.consumer_settings import ConsumerSettings, Stopped, delivered
+from holdfast.clients.amqp.async_session import AsyncSession
+from holdfast.clients.amqp.consumer_settings import PAUSE, SIGNALS, ConsumerSettings, Stopped
 from holdfast.clients.amqp.delivery import Delivered, Done, Move, Step
 from holdfast.clients.amqp.errors import Disconnected
 from holdfast.clients.amqp.judging import judge
@@ -36,11 +36,6 @@ from holdfast.validation import Seconds
 
 if TYPE_CHECKING:
     import ssl
-
-# How long nobody asks the broker again after the policy gave up on it.
-_PAUSE = 1.0
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class AsyncConsumer:
@@ -124,7 +119,7 @@ class AsyncConsumer:
                 while not self._stopping.is_set():
                     session = await self._connect()
                     if session is None:
-                        await self._wait(self._stopping, _PAUSE)
+                        await self._wait(self._stopping, PAUSE)
                     else:
                         await self._serve(session)
         finally:
@@ -133,7 +128,7 @@ class AsyncConsumer:
             await asyncio.gather(*self._working, return_exceptions=True)
             await self._publisher.close()
 
-    async def _connect(self) -> _Session | None:
+    async def _connect(self) -> AsyncSession | None:
         try:
             return await self._connecting.guarding.arepeatedly(self._open)
         except HoldfastError:
@@ -143,11 +138,11 @@ class AsyncConsumer:
                 raise
             return None
 
-    async def _open(self) -> _Session:
+    async def _open(self) -> AsyncSession:
         if self._stopping.is_set():
             raise Stopped
         connection = await open_connection(self._url, self._connecting.liveness, self._ssl_context, copy_context())
-        session = _Session(connection, self._take)
+        session = AsyncSession(connection, self._take)
         try:
             await session.begin(self._settings.queue, self._settings.rules.dead_letter, self._settings.prefetch)
         except BaseException:
@@ -155,7 +150,7 @@ class AsyncConsumer:
             raise
         return session
 
-    async def _serve(self, session: _Session) -> None:
+    async def _serve(self, session: AsyncSession) -> None:
         lost = asyncio.ensure_future(session.lost.wait())
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -169,25 +164,25 @@ class AsyncConsumer:
             stopped.cancel()
             await session.close()
 
-    def _take(self, session: _Session, message: Delivered, tag: int) -> None:
+    def _take(self, session: AsyncSession, message: Delivered, tag: int) -> None:
         # Not in the context of connecting, whose deadline is over, and of whose policy the handler's calls are no part.
         task = asyncio.get_running_loop().create_task(self._handle(session, message, tag), context=self._home.copy())
         self._working.add(task)
         task.add_done_callback(self._working.discard)
 
-    async def _handle(self, session: _Session, message: Delivered, tag: int) -> None:
+    async def _handle(self, session: AsyncSession, message: Delivered, tag: int) -> None:
         if self._stopping.is_set() or session.lost.is_set():
             return  # it goes back to the queue with its connection
         moving = self._moving.get(message.message_id)
         if moving is not None:
-            await self._wait(moving, _PAUSE)
+            await self._wait(moving, PAUSE)
         step = self._settings.rules.before(message) or await self._work(message)
         if isinstance(step, Move):
             await self._move(session, step, tag)
         else:
             await session.done(tag)
 
-    async def _move(self, session: _Session, step: Move, tag: int) -> None:
+    async def _move(self, session: AsyncSession, step: Move, tag: int) -> None:
         if step.delay:
             await self._wait(self._stopping, step.delay)
         # The copy comes at once, maybe to us. Were it to kill us before the original is acknowledged, there would be two of it.
@@ -196,7 +191,7 @@ class AsyncConsumer:
         try:
             await self._publisher.send(step.message)
         except Exception:
-            await self._wait(self._stopping, _PAUSE)
+            await self._wait(self._stopping, PAUSE)
             await session.back(tag)
         else:
             await session.done(tag)  # it has been written when this returns
@@ -234,8 +229,8 @@ class AsyncConsumer:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
-        for number in _SIGNALS:
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        for number in SIGNALS:
             loop.add_signal_handler(number, self.stop)
         try:
             yield
@@ -243,67 +238,3 @@ class AsyncConsumer:
             for number, handler in before.items():
                 loop.remove_signal_handler(number)
                 signal.signal(number, handler)
-
-
-class _Session:
-    """One live connection: what it is given, and what is acknowledged."""
-
-    def __init__(self, connection: Connection, take: Callable[[_Session, Delivered, int], None]) -> None:
-        self._connection = connection
-        self._take = take
-        self._tag = ""
-        self._channel: Any = None
-        self.lost = asyncio.Event()
-
-    async def begin(self, queue: str, other: str, prefetch: int) -> None:
-        """Make the queues that are missing, and consume."""
-        underlay = cast("Any", self._connection.transport).connection
-        for name in (queue, other):
-            await _make(underlay, name)
-        self._channel = await underlay.channel(publisher_confirms=False)
-        self._channel.closing.add_done_callback(self._on_closed)
-        await self._channel.basic_qos(prefetch_count=prefetch)
-        begun = await self._channel.basic_consume(queue, self._on_message)
-        self._tag = begun.consumer_tag
-        self._channel.on_consumer_cancel_callbacks.add(lambda *_: self.lost.set())
-
-    async def done(self, tag: int) -> None:
-        """Acknowledge a message. Where the session is over, the broker delivers it again."""
-        with contextlib.suppress(AMQPError, OSError, RuntimeError):
-            await self._channel.basic_ack(tag)
-
-    async def back(self, tag: int) -> None:
-        """Give a message back to its queue."""
-        with contextlib.suppress(AMQPError, OSError, RuntimeError):
-            await self._channel.basic_nack(tag, requeue=True)
-
-    async def no_more(self) -> None:
-        """Ask for no further messages."""
-        with contextlib.suppress(AMQPError, OSError, RuntimeError, TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._channel.basic_cancel(self._tag)
-
-    async def close(self) -> None:
-        """Close it; what is not acknowledged goes back to its queue."""
-        self.lost.set()
-        await self._connection.close()
-
-    async def _on_message(self, message: Any) -> None:
-        properties = message.header.properties
-        self._take(self, delivered(message.delivery, properties, message.body, properties.message_type), message.delivery.delivery_tag)
-
-    def _on_closed(self, closing: asyncio.Future[Any]) -> None:
-        if not closing.cancelled():
-            closing.exception()  # asked for, so that asyncio does not report it as lost
-        self.lost.set()
-
-
-async def _make(underlay: Any, name: str) -> None:
-    # Asked first: one that exists may have been made with other arguments, and is right as it is.
-    channel = await underlay.channel(publisher_confirms=False)
-    try:
-        await channel.queue_declare(name, passive=True)
-    except ChannelNotFoundEntity:
-        channel = await underlay.channel(publisher_confirms=False)
-        await channel.queue_declare(name, durable=True)
-    await channel.close()

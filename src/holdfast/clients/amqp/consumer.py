@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import pika.exceptions
 
 from holdfast.backoff import Backoff
-from holdfast.clients.amqp.consumer_settings import ConsumerSettings, Stopped
+from holdfast.clients.amqp.consumer_settings import PAUSE, SIGNALS, ConsumerSettings, Stopped
 from holdfast.clients.amqp.delivery import Delivered, Done, Move, Step
 from holdfast.clients.amqp.judging import judge
 from holdfast.clients.amqp.pika import Connection, parameters_of
@@ -46,11 +46,6 @@ if TYPE_CHECKING:
     from pika.connection import Parameters
 
     Item = tuple[Session, Delivered, int]
-
-# How long nobody asks the broker again after the policy gave up on it.
-_PAUSE = 1.0
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Consumer:
@@ -129,7 +124,7 @@ class Consumer:
                 while not self._stopping.is_set():
                     session = self._connect(hands.give)
                     if session is None:
-                        self._stopping.wait(_PAUSE)
+                        self._stopping.wait(PAUSE)
                         continue
                     self._serve(session, hands)
         finally:
@@ -180,7 +175,7 @@ class Consumer:
             return  # it goes back to the queue with its connection
         moving = self._moving.get(message.message_id)
         if moving is not None:
-            moving.wait(_PAUSE)
+            moving.wait(PAUSE)
         step = self._settings.rules.before(message) or self._work(message)
         if isinstance(step, Move):
             self._move(session, step, tag)
@@ -197,11 +192,11 @@ class Consumer:
             self._publisher.send(step.message)
         except Exception:
             moved.set()
-            self._stopping.wait(_PAUSE)
+            self._stopping.wait(PAUSE)
             session.back(tag)
         else:
             session.done(tag, moved.set)
-            moved.wait(_PAUSE)
+            moved.wait(PAUSE)
         finally:
             self._moving.pop(name, None)
 
@@ -232,7 +227,7 @@ class Consumer:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, lambda *_: self.stop()) for number in _SIGNALS}
+        before = {number: signal.signal(number, lambda *_: self.stop()) for number in SIGNALS}
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 from typing import Any, cast
 
 from holdfast.backoff import Backoff
@@ -12,6 +13,12 @@ from holdfast.errors import HoldfastError
 from holdfast.policy import Policy
 from holdfast.servers.idempotency.inbox import Inbox
 from holdfast.validation import Seconds, count, positive_seconds, wait_seconds
+
+# How long nobody asks the broker again after the policy gave up on it.
+PAUSE = 1.0
+
+# With these a consumer in the main thread is drained.
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _LOG = logging.getLogger("holdfast.amqp")
 
