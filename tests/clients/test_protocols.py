@@ -165,16 +165,16 @@ def test_a_connection_serves_others_whenever_its_first_request_is_cancelled():
         asyncio.run(main(url))
 
 
-def test_a_connection_that_a_cut_off_left_half_made_is_not_gone_on_with():
-    """Who waited for it gets one that the pool knows, and closes in the end."""
+@pytest.mark.parametrize("cancelled", [0, 1], ids=["who connects", "who waits"])
+def test_a_cancellation_while_a_shared_connection_is_made_leaves_one_that_the_pool_knows(cancelled):
+    """And that it closes in the end."""
 
     async def main(url: str) -> None:
         async with holdfast.clients.httpx.AsyncClient(http2=True, verify=client_context()) as client:
-            first = asyncio.create_task(client.get(url))
-            second = asyncio.create_task(client.get(url))
+            tasks = [asyncio.create_task(client.get(url)) for _ in range(2)]
             await asyncio.sleep(0.05)
-            first.cancel()
-            assert (await second).status_code == 200
+            tasks.pop(cancelled).cancel()
+            assert (await tasks[0]).status_code == 200
             assert [connection.is_idle() for connection in client._transport._pool.connections] == [True]
 
     with serving(tls=True) as server, FaultProxy(("127.0.0.1", server.port), faults=[Latency(delay=0.2)]) as proxy:

@@ -161,13 +161,28 @@ class _Shared(_Connection):
     """A connection of an async pool."""
 
     _protocol = _Streams
-    _connect_failed: bool
+    _connects = False
+
+    @property
+    def _connect_failed(self) -> bool:
+        """That nobody is to use it. httpcore says so too when somebody is cancelled who only waits, and then its pool forgets the
+        connection, which is being made all the same.
+        """
+        return bool(vars(self)["_connect_failed"])
+
+    @_connect_failed.setter
+    def _connect_failed(self, failed: bool) -> None:
+        vars(self)["_connect_failed"] = failed and not self._connects
 
     async def _connect(self, request: Any) -> Any:
         # Those who waited for it would try to connect next, on what has left the pool by then, and which nobody would close.
         if self._connect_failed:
             raise self._library.ConnectionNotAvailable
-        return await super()._connect(request)  # type: ignore[misc]  # as above
+        self._connects = True
+        try:
+            return await super()._connect(request)  # type: ignore[misc]  # as above
+        finally:
+            self._connects = False
 
 
 class _Separate(_Connection):
