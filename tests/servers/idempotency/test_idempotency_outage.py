@@ -13,8 +13,8 @@ import psycopg_pool
 import pytest
 from idempotency_apps import Handler, ask_wsgi
 
-from holdfast import deadline
-from holdfast.errors import StoreUnavailable
+from holdfast import check, deadline
+from holdfast.errors import DeadlineExceeded, StoreUnavailable
 from holdfast.replay.parts.postgres import PostgresServer, postgres_server
 from holdfast.replay.parts.redis import RedisServer, redis_server
 from holdfast.servers import Idempotency, RedisStore, SQLStore
@@ -132,6 +132,21 @@ def test_a_store_that_answers_others_is_not_taken_for_one_that_is_away() -> None
     for _ in range(5):
         with pytest.raises(StoreUnavailable, match="no connection in time"):
             wait_in_vain()
+    with asking.guarded():
+        pass
+
+
+def test_a_store_is_not_blamed_for_requests_that_came_late() -> None:
+    asking = Asking("test", 1.0)
+
+    def ask() -> None:
+        with deadline(0.02), asking.guarded(), asking.in_time():
+            time.sleep(0.03)
+            check()
+
+    for _ in range(5):
+        with pytest.raises(DeadlineExceeded):
+            ask()
     with asking.guarded():
         pass
 

@@ -20,8 +20,9 @@ from holdfast.policies.breaker import Breaker
 from holdfast.policy import Policy
 from holdfast.scope import deadline, remaining
 
-# Of what is left of a request.
+# Of what is left of a request. Where that is less than so many seconds the request was late, whatever the store does.
 _SHARE = 0.8
+_LEAST = 0.05
 
 
 class _Crowded(StoreUnavailable):
@@ -120,17 +121,19 @@ class Asking:
             raise
 
     def _seconds(self) -> float:
-        return inf if self._timeout is None else min(self._timeout, _SHARE * remaining())
+        most = _SHARE * remaining()
+        return inf if self._timeout is None or most < _LEAST else min(self._timeout, most)
 
     def _read(self, error: Exception, request: Deadline | None, limit: Deadline | None) -> None:
         """Raise what it is that libraries have made their own errors of: the store's time that is over, or the request's."""
         cut = deadline_behind(error)
         if cut is None or limit is None:
             return
+        # A library that only the request's deadline could stop had the store's time all the same.
+        if limit is not request and clock.now() >= limit.at:
+            raise self._away(None) from error
         if request is not None and request.encloses(cut):
             raise cut from cut.__cause__
-        if limit.encloses(cut):
-            raise self._away(None) from error
 
     def _away(self, after: float | None) -> StoreUnavailable:
         away = StoreUnavailable(f"{self._name} does not answer")

@@ -57,7 +57,7 @@ class SQLStore:
     Args:
         database: where the work is: an `Engine` or `AsyncEngine` of SQLAlchemy, a pool of psycopg_pool, a URL or connection string of
             PostgreSQL (a connection of `holdfast.clients.postgres` is made per request), or a function, plain or `async def`, that makes
-            a psycopg connection.
+            a psycopg connection; of psycopg's own, with a `connect_timeout`, since nothing else ends its wait in a thread.
         table: its name; `schema` has the statements that make it.
         create: make the table at first use where it is missing.
         timeout: seconds that a database may take to answer before the handler runs; one that does not is `StoreUnavailable` (503), and
