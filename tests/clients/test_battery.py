@@ -331,7 +331,7 @@ def _run_sync(cell: Cell, url: str) -> Outcome:
     bare = cell.client.startswith("bare")
     answer: object
     with CLIENTS[cell.client](None if bare else policy) as get:
-        watch = Stopwatch()
+        watch = Stopwatch(alone=True)
         try:
             if not bare:
                 answer = get(url)
@@ -350,7 +350,7 @@ async def _run_async(cell: Cell, url: str, places: asyncio.Semaphore) -> Outcome
     bare = cell.client.startswith("bare")
     answer: object
     async with places, CLIENTS[cell.client](None if bare else policy) as get:
-        watch = Stopwatch()
+        watch = Stopwatch(alone=True)
         try:
             if not bare:
                 answer = await get(url)
