@@ -16,11 +16,11 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from holdfast.clients.postgres.psycopg import AsyncConnection, Connection
-from holdfast.deadlines import Deadline, ambient
+from holdfast.deadlines import ambient
 from holdfast.drivers import clock
 from holdfast.errors import DeadlineExceeded, LockTaken, StoreUnavailable
+from holdfast.mutex.store import as_unavailable
 from holdfast.mutex.whole import whole
-from holdfast.outcome import deadline_behind
 from holdfast.scope import deadline
 
 # Seconds for one question to the server, beside the wait for the lock.
@@ -177,11 +177,4 @@ def _asking(seconds: float) -> Iterator[None]:
         with deadline(seconds):  # every wait of these connections asks it, the async ones too
             yield
     except (DeadlineExceeded, psycopg.Error, OSError) as error:
-        raise _as_unavailable(error, outer) from error
-
-
-def _as_unavailable(error: Exception, outer: Deadline | None) -> Exception:
-    cut = deadline_behind(error)
-    if cut is not None and outer is not None and outer.encloses(cut):
-        return cut
-    return StoreUnavailable(f"the lock's store did not answer: {type(error).__name__}")
+        raise as_unavailable(error, outer) from error

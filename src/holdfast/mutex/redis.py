@@ -26,11 +26,11 @@ from holdfast.clients.redis import async_from_url
 from holdfast.clients.redis import from_url as client_from_url
 from holdfast.clients.redis.async_client import async_like
 from holdfast.clients.redis.client import like
-from holdfast.deadlines import Deadline, ambient
+from holdfast.deadlines import ambient
 from holdfast.drivers import clock
 from holdfast.errors import DeadlineExceeded, LockTaken, StoreUnavailable
+from holdfast.mutex.store import as_unavailable
 from holdfast.mutex.whole import whole
-from holdfast.outcome import deadline_behind
 from holdfast.scope import check, deadline, shield
 
 # Seconds for one question to the server. A lock is for programs beside it; one that does not answer in this time answers nobody.
@@ -294,7 +294,7 @@ def _asking() -> Iterator[None]:
         with deadline(_WITHIN):
             yield
     except (DeadlineExceeded, RedisError, OSError) as error:
-        raise _as_unavailable(error, outer) from error
+        raise as_unavailable(error, outer) from error
 
 
 @asynccontextmanager
@@ -304,11 +304,4 @@ async def _aasking() -> AsyncIterator[None]:
         async with deadline(_WITHIN):
             yield
     except (DeadlineExceeded, RedisError, OSError) as error:
-        raise _as_unavailable(error, outer) from error
-
-
-def _as_unavailable(error: Exception, outer: Deadline | None) -> Exception:
-    cut = deadline_behind(error)
-    if cut is not None and outer is not None and outer.encloses(cut):
-        return cut
-    return StoreUnavailable(f"the lock's store did not answer: {type(error).__name__}")
+        raise as_unavailable(error, outer) from error

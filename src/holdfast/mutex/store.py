@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import Protocol, cast
 
+from holdfast.deadlines import Deadline
+from holdfast.errors import StoreUnavailable
+from holdfast.outcome import deadline_behind
+
 # By scheme of a URL: loaded when one is used, since they build on the clients and on libraries that are not everybody's.
 _BY_SCHEME = {
     **dict.fromkeys(("redis", "rediss", "unix"), "holdfast.mutex.redis"),
@@ -69,3 +73,16 @@ def store_for(store: object) -> Store:
     if hasattr(store, "connection_pool"):
         return cast("Store", importlib.import_module("holdfast.mutex.redis").from_client(store))
     raise TypeError(f"lock.store must be a URL, a client of redis-py or a store, got {type(store).__name__}")
+
+
+def as_unavailable(error: Exception, outer: Deadline | None) -> Exception:
+    """What to raise where a store did not answer: the caller's deadline, if it has ended the question, else StoreUnavailable.
+
+    Args:
+        error: what the store's client raised.
+        outer: the deadline of whoever asked.
+    """
+    cut = deadline_behind(error)
+    if cut is not None and outer is not None and outer.encloses(cut):
+        return cut
+    return StoreUnavailable(f"the lock's store did not answer: {type(error).__name__}")

@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from holdfast.clients.redis.async_connections import class_for
-from holdfast.clients.redis.commands import Command, command_of, is_repeatable, running
+from holdfast.clients.redis.commands import Command, command_of, running, sent_as_one
 from holdfast.clients.redis.errors import KINDS, casts_doubt, deadlines_seen
 from holdfast.clients.redis.settings import DEFAULTS, Settings, alike_options, pool_options
 from holdfast.deadlines import ambient
@@ -96,8 +96,7 @@ class AsyncPipeline(redis.asyncio.client.Pipeline):
         """See redis-py."""
         # Its commands are gone after an attempt, whatever comes of it.
         stack, scripts, watching = list(self.command_stack), set(self.scripts), self.watching
-        also = self.settings.repeatable
-        command = Command(repeatable=not watching and all(is_repeatable(entry[0], also) for entry in stack))
+        command = sent_as_one((entry[0] for entry in stack), self.settings.repeatable, alone=not watching)
         execute = super().execute
 
         async def attempt() -> Any:

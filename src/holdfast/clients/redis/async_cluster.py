@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from holdfast.clients.redis.async_client import AsyncPubSub, guarded
 from holdfast.clients.redis.async_connections import class_for
 from holdfast.clients.redis.cluster_map import EVERY, REDIRECTIONS, cluster_options, half, in_order, map_errors, raise_if_over
-from holdfast.clients.redis.commands import Command, command_of, is_repeatable
+from holdfast.clients.redis.commands import command_of, sent_as_one
 from holdfast.clients.redis.settings import Settings
 from holdfast.clients.redis.turns import afirst_answer
 from holdfast.drivers import clock
@@ -157,8 +157,7 @@ class AsyncClusterPipeline(redis.asyncio.cluster.ClusterPipeline):
         client, strategy = self.cluster_client, self._execution_strategy
         stack: list[Any] = [*getattr(strategy, "_command_queue", ())]
         plain = isinstance(strategy, PipelineStrategy)
-        also = client.settings.repeatable
-        command = Command(repeatable=plain and all(is_repeatable(each.args, also) for each in stack))
+        command = sent_as_one((each.args for each in stack), client.settings.repeatable, alone=plain)
         execute = super().execute
 
         async def attempt() -> Any:

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.retry import Retry
 
-from holdfast.clients.redis.commands import Command, command_of, is_repeatable, running
+from holdfast.clients.redis.commands import Command, command_of, running, sent_as_one
 from holdfast.clients.redis.connections import class_for
 from holdfast.clients.redis.errors import KINDS, casts_doubt, deadlines_seen
 from holdfast.clients.redis.settings import DEFAULTS, Settings, alike_options, pool_options
@@ -111,8 +111,7 @@ class Pipeline(redis.client.Pipeline):
         """See redis-py."""
         # Its commands are gone after an attempt, whatever comes of it.
         stack, scripts, watching = list(self.command_stack), set(self.scripts), self.watching
-        also = self.settings.repeatable
-        command = Command(repeatable=not watching and all(is_repeatable(entry[0], also) for entry in stack))
+        command = sent_as_one((entry[0] for entry in stack), self.settings.repeatable, alone=not watching)
         execute = super().execute
 
         def attempt() -> Any:

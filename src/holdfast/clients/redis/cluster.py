@@ -28,7 +28,7 @@ from redis.retry import Retry
 
 from holdfast.clients.redis.client import PubSub, guarded
 from holdfast.clients.redis.cluster_map import EVERY, REDIRECTIONS, cluster_options, half, in_order, map_errors, raise_if_over
-from holdfast.clients.redis.commands import Command, command_of, is_repeatable
+from holdfast.clients.redis.commands import Command, command_of, sent_as_one
 from holdfast.clients.redis.connections import class_for
 from holdfast.clients.redis.settings import Settings
 from holdfast.clients.redis.turns import first_answer
@@ -220,8 +220,7 @@ class ClusterPipeline(_Routing, redis.cluster.ClusterPipeline):
         strategy: Any = self._execution_strategy
         stack = [*strategy.command_queue]
         plain = isinstance(strategy, PipelineStrategy)
-        also = self.settings.repeatable
-        command = Command(repeatable=plain and all(is_repeatable(each.args, also) for each in stack))
+        command = sent_as_one((each.args for each in stack), self.settings.repeatable, alone=plain)
         execute = super().execute
 
         def attempt() -> Any:

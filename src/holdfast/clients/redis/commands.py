@@ -8,7 +8,7 @@ names the command in `repeatable=`.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextvars import ContextVar
 
 from holdfast.clients.operation import Operation
@@ -70,6 +70,17 @@ def command_of(args: Sequence[object], also: Collection[str]) -> Command:
     """Read a command as redis-py has it; `also` are the names of those that the user calls repeatable."""
     name = str(args[0]).upper() if args else ""
     return Command(repeatable=is_repeatable(args, also), waits=_waits(name, args))
+
+
+def sent_as_one(commands: Iterable[Sequence[object]], also: Collection[str], *, alone: bool) -> Command:
+    """Read the commands of a pipeline, which are done again where each of them may be.
+
+    Args:
+        commands: as redis-py has them.
+        also: see `command_of`.
+        alone: whether nothing else hangs on them: no transaction over a cluster's nodes, no watched keys.
+    """
+    return Command(repeatable=alone and all(is_repeatable(args, also) for args in commands))
 
 
 def is_repeatable(args: Sequence[object], also: Collection[str]) -> bool:
