@@ -5,13 +5,13 @@ from __future__ import annotations
 import http.client
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from holdfast.replay.parts.process import Process, accepts, free_port
 from stopwatch import Stopwatch
+from watching import soon
 
 BIN = Path(sys.executable).parent
 
@@ -87,9 +87,4 @@ def serve(kind: str, folder: Path, source: str, *options: str, app: str = "serve
 
 def eventually(holds: Callable[[], object], within: float = 10.0) -> bool:
     """Whether it becomes true in time."""
-    give_up = time.monotonic() + within
-    while not holds():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.02)
-    return True
+    return soon(holds, within)

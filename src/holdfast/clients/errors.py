@@ -41,7 +41,11 @@ class Kinds(Generic[D_co]):
         self, exceeded: type[D_co], breaker_open: type[BreakerOpen], bulkhead_full: type[BulkheadFull], rate_limited: type[RateLimited]
     ) -> None:
         self._exceeded = exceeded
-        self._refusals = ((BreakerOpen, breaker_open), (BulkheadFull, bulkhead_full), (RateLimited, rate_limited))
+        self._refusals: dict[type[BaseException], type[Rejected]] = {
+            BreakerOpen: breaker_open,
+            BulkheadFull: bulkhead_full,
+            RateLimited: rate_limited,
+        }
 
     def of(self, ours: BaseException, attempt: int = 0) -> D_co | Rejected | None:
         """The client's kind of an error, to be raised from it.
@@ -53,16 +57,13 @@ class Kinds(Generic[D_co]):
         Returns:
             None where it is of that kind already, or none of ours.
         """
-        if isinstance(ours, self._exceeded):
-            return None
-        if isinstance(ours, DeadlineExceeded):
-            return self.exceeded(ours, attempt)
-        if not isinstance(ours, Rejected):
-            return None
-        for kind, own in self._refusals:
-            if isinstance(ours, kind):
-                return None if isinstance(ours, own) else noted(own(ours.policy, ours.retry_after), ours)
-        return None
+        own = self._refusals.get(type(ours))
+        if own is None:
+            if isinstance(ours, DeadlineExceeded):
+                return None if isinstance(ours, self._exceeded) else self.exceeded(ours, attempt)
+            # A refusal that is another client's kind, from code that this client called.
+            own = next((own for kind, own in self._refusals.items() if isinstance(ours, kind) and not isinstance(ours, own)), None)
+        return noted(own(*ours.args), ours) if own is not None else None
 
     def exceeded(self, cut: DeadlineExceeded, attempt: int = 0) -> D_co:
         """The client's kind of a DeadlineExceeded; itself, where it is that already. See `of`."""

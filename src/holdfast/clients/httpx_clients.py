@@ -87,7 +87,7 @@ class _AnyClient(Generic[Url, Request]):
 
     def _is_unseen(self, request: Any, blind: list[Any]) -> bool:
         """Whether nobody tells what is written of it."""
-        return bool(blind) and self._transport_for_url(request.url) in blind
+        return self._transport_for_url(request.url) in blind
 
 
 class Client(_AnyClient[Url, Request], Generic[Url, Request, Response]):
@@ -112,7 +112,7 @@ class Client(_AnyClient[Url, Request], Generic[Url, Request, Response]):
     def _send_single_request(self, request: Request) -> Response:
         calls = self._calls
         send = super()._send_single_request  # type: ignore[misc]  # the library's
-        return cast("Response", calls.make(request, send, blind=self._is_unseen(request, calls.blind)))
+        return cast("Response", calls.make(request, send, blind=bool(calls.blind) and self._is_unseen(request, calls.blind)))
 
 
 class AsyncClient(_AnyClient[Url, Request], Generic[Url, Request, Response]):
@@ -136,4 +136,4 @@ class AsyncClient(_AnyClient[Url, Request], Generic[Url, Request, Response]):
     async def _send_single_request(self, request: Request) -> Response:
         calls = self._calls
         send = super()._send_single_request  # type: ignore[misc]  # the library's
-        return cast("Response", await calls.make(request, send, blind=self._is_unseen(request, calls.blind)))
+        return cast("Response", await calls.make(request, send, blind=bool(calls.blind) and self._is_unseen(request, calls.blind)))
