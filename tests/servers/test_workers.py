@@ -160,6 +160,7 @@ def test_a_killed_worker_is_not_counted_as_busy_for_ever_and_what_it_had_done_is
     )
     with served.process:
         pid = int(served.get().body)
+        assert eventually(lambda: workers.snapshot("web")["busy"] == 0)  # that request's answer was here before its end was counted
         sleeper = threading.Thread(target=cut_off, args=(served,))
         sleeper.start()
         assert eventually(lambda: workers.snapshot("web")["busy"] == 1)
