@@ -258,7 +258,7 @@ request.stop()
 @pytest.mark.parametrize("forks", ["the block's thread", "another thread"])
 def test_a_child_of_a_fork_is_interrupted_like_its_parent(forks: str) -> None:
     program = """
-import os, sys, threading, time
+import os, signal, sys, threading, time
 import holdfast
 
 def busy():
@@ -266,10 +266,23 @@ def busy():
         with holdfast.deadline(0.3, interrupt=True):
             if sys.argv[1] == "the block's thread":
                 spin_in_child()
-            while True:
-                pass
+            spin_until(lambda: False)
     except holdfast.DeadlineExceeded:
         os._exit(7)
+
+def spin_until(true):
+    end = time.monotonic() + 10
+    while time.monotonic() < end and not true():
+        pass
+
+def listen():
+    heard = []
+    before = signal.signal(signal.SIGALRM, lambda *_: heard.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    spin_until(lambda: heard)
+    if not heard:
+        os._exit(9)
+    signal.signal(signal.SIGALRM, before)
 
 def spin_in_child():
     if os.fork():
@@ -278,6 +291,7 @@ def spin_in_child():
 def forked():
     if os.fork():
         os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+    listen()
     busy()
 
 if sys.argv[1] == "another thread":
@@ -287,4 +301,6 @@ if sys.argv[1] == "another thread":
         thread.join()
 busy()
 """
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", program, forks], check=False, timeout=20).returncode == 7
+    told = subprocess.run([sys.executable, "-W", "ignore", "-c", program, forks], check=False, timeout=30).returncode
+    # Python 3.13 itself calls no signal's handler in a child that another thread forked.
+    assert told == 7 or (told == 9 and forks == "another thread" and sys.version_info >= (3, 13))

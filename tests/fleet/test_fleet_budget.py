@@ -94,7 +94,8 @@ def test_cut_off_each_process_has_its_part_of_the_floor() -> None:
     with redis_server() as redis, hosts(4, redis.url, budget={"ratio": 0.1, "min_per_second": 1.0, "window": 40}) as fleet:
         for host in fleet:
             host.do(do.calls, 10)
-        time.sleep(0.3)
+        # Each is to know of how many it has a part.
+        until(lambda: all(host.do(do.snapshot)["policies"]["billing"]["processes"] == 4 for host in fleet))
         redis.kill()
         for host in fleet:
             host.do(do.calls, 1)
