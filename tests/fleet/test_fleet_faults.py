@@ -234,14 +234,14 @@ def test_an_order_given_while_cut_off_is_delivered_unless_somebody_said_otherwis
                 other.do(do.force, "force_closed")
                 time.sleep(0.3)
                 relay.delay = 0.0
-                until(lambda: cut.do(do.state) == "forced-closed", what="the later order wins")
+                until(lambda: cut.do(do.state) == "forced-closed", 30, "the later order wins")
                 assert other.do(do.state) == "forced-closed"
                 until(lambda: kinds(cut)[-1] == "FleetBack")
                 relay.delay = 5.0
                 until(lambda: kinds(cut)[-1] == "FleetLost")
                 cut.do(do.force, "force_open")
                 relay.delay = 0.0
-                until(lambda: other.do(do.state) == "forced-open", what="the order arrives")
+                until(lambda: other.do(do.state) == "forced-open", 30, "the order arrives")
         finally:
             relay.close()
 
